@@ -1,0 +1,100 @@
+"""The command `aigc-course`: open the lessons, restore one, show what has been passed."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+
+from aigc_course.course import find_lesson, lessons
+from aigc_course.paths import LESSONS
+
+LANGUAGES = ("en", "zh")
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="aigc-course", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    lab_parser = commands.add_parser("lab", help="open JupyterLab on your copies of the lessons")
+    lab_parser.add_argument("options", nargs="*", help="options for `jupyter lab`, after --")
+    reset_parser = commands.add_parser("reset", help="put one lesson back as it was published")
+    reset_parser.add_argument("lesson", help="its number or name: 21, vae")
+    commands.add_parser("progress", help="show the exercises that you have passed")
+    options = parser.parse_args(arguments)
+    if options.command == "lab":
+        return lab(options.options)
+    if options.command == "reset":
+        return reset(options.lesson)
+    return show_progress()
+
+
+def copy_lessons():
+    """Copies the lessons that `my_lessons/` lacks; what is there already is never overwritten."""
+    for lesson in lessons():
+        for language in LANGUAGES:
+            copy = LESSONS / language / lesson.notebook(language).name
+            if lesson.notebook(language).exists() and not copy.exists():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(lesson.notebook(language), copy)
+
+
+def lab(options):
+    """Opens JupyterLab at lesson 00 (21 until 00 exists), in Chinese where the system's language is Chinese."""
+    copy_lessons()
+    written = {lesson.id: lesson for lesson in lessons()}
+    first = written.get("00") or written["21"]
+    wanted = os.environ.get("AIGC_LANG") or os.environ.get("LANG", "")
+    language = "zh" if wanted.lower().startswith("zh") else "en"
+    command = [sys.executable, "-m", "jupyterlab", f"{LESSONS}/{language}/{first.name}.ipynb"]
+    command += [f"--ServerApp.root_dir={LESSONS}", "--LabApp.news_url=None"]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        command.append("--no-browser")
+        print("There is no screen here: open the address that JupyterLab prints below in a browser.")
+    try:
+        return subprocess.call([*command, *options])
+    except KeyboardInterrupt:
+        return 0
+
+
+def reset(word):
+    """Puts both editions of one lesson in `my_lessons/` back; your versions are kept beside them as `.bak.ipynb`."""
+    try:
+        lesson = find_lesson(word)
+    except ValueError as error:
+        sys.exit(str(error))
+    for language in LANGUAGES:
+        copy = LESSONS / language / lesson.notebook(language).name
+        if copy.exists() and copy.read_bytes() != lesson.notebook(language).read_bytes():
+            backup = free_name(copy)
+            copy.rename(backup)
+            print(f"your version is kept as {backup.relative_to(LESSONS.parent)}")
+        copy.unlink(missing_ok=True)
+    copy_lessons()
+    print(f"{lesson.name} is as it was published")
+
+
+def free_name(path):
+    """A name for a backup of `path` that is not taken: 21_vae.bak1.ipynb, 21_vae.bak2.ipynb, ..."""
+    n = 1
+    while (backup := path.with_name(f"{path.stem}.bak{n}{path.suffix}")).exists():
+        n += 1
+    return backup
+
+
+def show_progress():
+    """One line a lesson: how many of its exercises have been passed, and which are open."""
+    from aigc_course.exercises import all_exercises, passed_exercises
+
+    passed = passed_exercises()
+    for lesson in lessons():
+        ids = [e.id for e in all_exercises() if e.id.startswith(lesson.id + ".")]
+        if ids:
+            still_open = ", ".join(i for i in ids if i not in passed) or "none"
+            print(f"{lesson.name}: {len(passed.intersection(ids))} of {len(ids)} passed; open: {still_open}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

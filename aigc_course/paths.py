@@ -1,0 +1,40 @@
+"""Where things lie: the course's own files, and the few places that it writes to."""
+
+import os
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+RESULTS = DATA / "results"
+NOTEBOOKS = ROOT / "notebooks"
+BUILD = ROOT / "build"
+LESSONS = ROOT / "my_lessons"
+
+
+def writable(folder):
+    """True if a file can be made in `folder`, which is created if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def own_folder(kind):
+    """Folder for what the course writes; `kind` is "cache", "checkpoints" or "progress".
+
+    The environment variable AIGC_CACHE (AIGC_CHECKPOINTS, AIGC_PROGRESS) decides if it is set. Otherwise it is
+    `.aigc/` in the course's folder, or in the home folder when the course's folder cannot be written.
+    """
+    chosen = os.environ.get(f"AIGC_{kind.upper()}")
+    if chosen:
+        return Path(chosen).expanduser()
+    beside = ROOT / ".aigc" / kind
+    return beside if writable(beside) else Path.home() / ".aigc" / kind
+
+
+def progress_file():
+    """The JSON file that remembers which exercises were passed."""
+    return own_folder("progress") / "exercises.json"

@@ -1,0 +1,138 @@
+"""Sets the course up and runs it. `make X` calls `python manage.py X`; without make (Windows), call it yourself.
+
+Needs only Python 3.11 or newer: everything else is installed into `.venv` beside this file.
+"""
+
+import argparse
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+CPU_TORCH = "https://download.pytorch.org/whl/cpu"
+COMMANDS = {
+    "lab": "open the lessons in JupyterLab (your copies, in my_lessons/)",
+    "test": "run all tests",
+    "run": "run every lesson, or those named, into build/ and measure minutes and memory",
+    "execute": "run lessons in place, for committing",
+    "results": "write what `run` measured into course.toml and the READMEs",
+    "html": "render both editions for reading offline, into build/html/",
+    "setup": "only make .venv, with what the tests need",
+    "colab": "install what is missing on Colab, leaving its torch alone",
+}
+
+
+def main():
+    if sys.version_info < (3, 11):  # noqa: UP036 (somebody may start it with an older one)
+        sys.exit(f"The course needs Python 3.11 or newer; this is {platform.python_version()} ({sys.executable}).")
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        epilog="\n".join(f"  {name:<8} {text}" for name, text in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="e.g. the ids of lessons")
+    options = parser.parse_args()
+    command, more = options.command, [a for a in options.arguments if a]
+    if command == "colab":
+        return install_on_colab()
+    set_up("lab" if command == "lab" else "test")
+    if command == "setup":
+        return
+    script = {
+        "lab": ["-m", "aigc_course.cli", "lab"],
+        "test": ["-m", "pytest"],
+        "html": ["tools/html.py"],
+    }.get(command, ["tools/run_lessons.py", command])
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    if command != "lab":
+        environment["HF_HUB_OFFLINE"] = "1"
+    try:
+        sys.exit(subprocess.call([PYTHON, *script, *more], cwd=ROOT, env=environment))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def set_up(kind):
+    """Makes .venv and installs the course into it, once; `kind` is "lab" or "test" (which holds all of "lab")."""
+    files = b"".join((ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt"))
+    wanted = hashlib.sha256(files).hexdigest()
+    stamps = {name: VENV / f"installed-{name}" for name in ("lab", "test")}
+    for name in ("test", kind):
+        if made_here() and stamps[name].is_file() and stamps[name].read_text(encoding="utf-8") == wanted:
+            return
+    if not made_here():
+        print("Making .venv ...", flush=True)
+        shutil.rmtree(VENV, ignore_errors=True)
+        if subprocess.call([sys.executable, "-m", "venv", VENV]):
+            sys.exit("Python could not make a virtual environment. On Debian or Ubuntu: apt install python3-venv")
+        (VENV / "made-in").write_text(str(ROOT), encoding="utf-8")
+    print("Installing into .venv; the first time this takes some minutes and a few GB.", flush=True)
+    package = ".[test]" if kind == "test" else "."
+    index = torch_index()
+    if index:
+        pip("-c", "constraints.txt", "--index-url", index, "torch", "torchvision")
+    if pip("-c", "constraints.txt", "-e", package):
+        print("The tested versions do not fit here; trying the ranges of pyproject.toml.", flush=True)
+        if pip("-e", package):
+            sys.exit("Installing failed; the lines above say why. Run the same command again to go on.")
+    stamps[kind].write_text(wanted, encoding="utf-8")
+
+
+def made_here():
+    """True if .venv was made in this folder: a virtual environment does not survive a move of its folder."""
+    note = VENV / "made-in"
+    return PYTHON.exists() and note.is_file() and note.read_text(encoding="utf-8") == str(ROOT)
+
+
+def torch_index():
+    """The index of torch's CPU builds, where that is the better choice; AIGC_TORCH_INDEX overrides it.
+
+    AIGC_TORCH_INDEX is the address of an index, or "default" for what pip is set up with.
+    """
+    chosen = os.environ.get("AIGC_TORCH_INDEX")
+    if chosen:
+        return None if chosen == "default" else chosen
+    if platform.system() != "Linux" or Path("/proc/driver/nvidia/version").exists():
+        return None
+    try:
+        urllib.request.urlopen(f"{CPU_TORCH}/torch/", timeout=3).close()
+        return CPU_TORCH
+    except OSError:
+        return None
+
+
+def pip(*arguments):
+    return subprocess.call(
+        [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments], cwd=ROOT
+    )
+
+
+def install_on_colab():
+    """Installs the course into the running Python, with everything that is already there held at its version."""
+    import importlib.metadata
+    import tempfile
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = [r for r in project["dependencies"] if not r.startswith("jupyterlab")]
+    with tempfile.TemporaryDirectory() as folder:
+        held = Path(folder) / "held.txt"
+        held.write_text(
+            "".join(f"{d.metadata['Name']}=={d.version}\n" for d in importlib.metadata.distributions()),
+            encoding="utf-8",
+        )
+        install = [sys.executable, "-m", "pip", "install", "--quiet"]
+        subprocess.run([*install, "-c", held, *needed], check=True)
+        subprocess.run([*install, "--no-deps", "-e", ROOT], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Runs lessons headlessly: `run` measures them, `execute` makes the outputs to commit, `results` writes the tables."""
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+import tempfile
+import threading
+import time
+
+import nbformat
+import psutil
+from nbclient import NotebookClient
+
+from aigc_course.course import find_lesson, lessons
+from aigc_course.paths import BUILD, NOTEBOOKS, ROOT
+
+MEASURED = BUILD / "run" / "measured.json"
+CELL_TIMEOUT = 1200  # seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=["run", "execute", "results"])
+    parser.add_argument("lessons", nargs="*", help="ids or names; all if none")
+    options = parser.parse_args()
+    chosen = [find_lesson(word) for word in options.lessons] or lessons()
+    if options.command == "results":
+        return results()
+    for lesson in chosen:
+        {"run": run, "execute": execute}[options.command](lesson)
+
+
+def run(lesson):
+    """Runs one lesson with papermill at `cpu` into build/run/ and notes minutes, peak memory and final figures."""
+    target = BUILD / "run" / f"{lesson.name}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "papermill", lesson.notebook(), target, "--cwd", NOTEBOOKS / "en"]
+    command += [
+        "-p",
+        "profile",
+        "cpu",
+        "--execution-timeout",
+        str(CELL_TIMEOUT),
+        "--no-progress-bar",
+        "--log-level",
+        "ERROR",
+    ]
+    with tempfile.TemporaryDirectory() as checkpoints:
+        began = time.monotonic()
+        process = psutil.Popen(command, env={**os.environ, "AIGC_CHECKPOINTS": checkpoints})
+        memory = PeakMemory(process)
+        code = process.wait()
+        minutes = (time.monotonic() - began) / 60
+    if code:
+        sys.exit(f"{lesson.name} failed; {target.relative_to(ROOT)} shows where")
+    measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
+    measured[lesson.id] = {
+        "minutes": round(minutes, 2),
+        "peak_gb": round(memory.peak / 1e9, 2),
+        **reported(nbformat.read(target, as_version=4)),
+    }
+    MEASURED.write_text(json.dumps(dict(sorted(measured.items())), indent=1), encoding="utf-8")
+    print(f"{lesson.name}: {minutes:.1f} minutes, {memory.peak / 1e9:.1f} GB", flush=True)
+
+
+class PeakMemory:
+    """Watches a process and all that it starts; `peak` is the largest sum of their resident memory, in bytes."""
+
+    def __init__(self, process):
+        self.process, self.peak = process, 0
+        threading.Thread(target=self.watch, daemon=True).start()
+
+    def watch(self):
+        while self.process.is_running():
+            try:
+                family = [self.process, *self.process.children(recursive=True)]
+                self.peak = max(self.peak, sum(p.memory_info().rss for p in family))
+            except psutil.Error:
+                pass  # one of them has just ended
+            time.sleep(0.2)
+
+
+def reported(notebook):
+    """What `report(...)` stored in a notebook: {"profile": ..., "figures": {...}}."""
+    for cell in reversed(notebook.cells):
+        for output in cell.get("outputs", []):
+            if "aigc" in output.get("metadata", {}):
+                kept = output.metadata["aigc"]
+                return {"profile": kept["profile"], "figures": dict(kept["figures"])}
+    raise ValueError("the notebook's last code cell does not call report(...)")
+
+
+def execute(lesson):
+    """Runs the English edition in place at `cpu`; outputs and counts only, no timings. Then sync the Chinese."""
+    if os.environ.get("AIGC_PROFILE", "cpu") != "cpu":
+        sys.exit(f"AIGC_PROFILE is {os.environ['AIGC_PROFILE']!r}: outputs are committed from a run at 'cpu' only.")
+    path = lesson.notebook()
+    notebook = nbformat.read(path, as_version=4)
+    with tempfile.TemporaryDirectory() as checkpoints:
+        os.environ |= {"AIGC_PROFILE": "cpu", "AIGC_CHECKPOINTS": checkpoints, "AIGC_PROGRESS": checkpoints}
+        os.environ.pop("AIGC_LANG", None)
+        client = NotebookClient(
+            notebook, timeout=CELL_TIMEOUT, record_timing=False, resources={"metadata": {"path": str(path.parent)}}
+        )
+        client.execute()
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                sys.exit(f"{lesson.name}: cell {cell.id} writes to stderr, nothing is saved: {output.text[:300]}")
+    nbformat.write(notebook, path)
+    print(f"{path.relative_to(ROOT)} executed; now `python tools/editions.py sync {lesson.id}`", flush=True)
+
+
+def results():
+    """Writes what `run` measured: minutes into course.toml, and the table of lessons into both READMEs."""
+    if not MEASURED.exists():
+        sys.exit("nothing is measured yet: `make run` first")
+    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
+    if wrong := [i for i, m in measured.items() if m["profile"] != "cpu"]:
+        sys.exit(f"lessons {', '.join(wrong)} were not measured at 'cpu'")
+    toml = ROOT / "course.toml"
+    text = toml.read_text(encoding="utf-8")
+    for lesson_id, found in measured.items():
+        block = re.search(rf'\[\[lesson\]\]\nid = "{lesson_id}"\n(?:.+\n?)*', text)
+        line = f"minutes = {math.ceil(found['minutes'])}\n"
+        new = re.sub(r"minutes = .*\n?", "", block[0]).rstrip("\n") + "\n" + line
+        text = text.replace(block[0], new)
+    toml.write_text(text, encoding="utf-8")
+    for language, readme in (("en", "README.md"), ("zh", "README.zh.md")):
+        path = ROOT / readme
+        table = "\n".join(table_rows(language, measured))
+        before, rest = path.read_text(encoding="utf-8").split("<!-- lessons -->\n")
+        after = rest[rest.index("\n<!-- /lessons -->") :]
+        new = f"{before}<!-- lessons -->\n{table}{after}"
+        path.write_text(new, encoding="utf-8")
+    print("course.toml and the READMEs are written; now `python tools/generated_cells.py`")
+
+
+def table_rows(language, measured):
+    """The table of lessons in Markdown."""
+    head = {
+        "en": "| lesson | minutes | peak memory | final figure |",
+        "zh": "| 课程 | 分钟 | 内存峰值 | 最终结果 |",
+    }[language]
+    yield head
+    yield "|---|---|---|---|"
+    for lesson in lessons():
+        link = f"[{lesson.id} {lesson.title[language]}](notebooks/{language}/{lesson.name}.ipynb)"
+        found = measured.get(lesson.id)
+        if not found:
+            yield f"| {link} | | | |"
+            continue
+        name, value = next(iter(found["figures"].items()))
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        yield f"| {link} | {found['minutes']:.1f} | {found['peak_gb']:.1f} GB | {name}: {shown} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -49,7 +49,7 @@ def main():
     script = {
         "lab": ["-m", "aigc_course.cli", "lab"],
         "test": ["-m", "pytest"],
-        "html": ["tools/html.py"],
+        "html": ["tools/html_pages.py"],
     }.get(command, ["tools/run_lessons.py", command])
     environment = {**os.environ, "PYTHONUTF8": "1"}
     if command != "lab":
@@ -125,10 +125,12 @@ def install_on_colab():
     needed = [r for r in project["dependencies"] if not r.startswith("jupyterlab")]
     with tempfile.TemporaryDirectory() as folder:
         held = Path(folder) / "held.txt"
-        held.write_text(
-            "".join(f"{d.metadata['Name']}=={d.version}\n" for d in importlib.metadata.distributions()),
-            encoding="utf-8",
-        )
+        versions = {}
+        for found in importlib.metadata.distributions():
+            name = (found.metadata["Name"] or "").lower().replace("_", "-")
+            versions.setdefault(name, found.version)  # of two installed versions, the one that Python imports
+        versions.pop("", None)
+        held.write_text("".join(f"{n}=={v}\n" for n, v in versions.items()), encoding="utf-8")
         install = [sys.executable, "-m", "pip", "install", "--quiet"]
         subprocess.run([*install, "-c", held, *needed], check=True)
         subprocess.run([*install, "--no-deps", "-e", ROOT], check=True)

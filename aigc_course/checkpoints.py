@@ -10,10 +10,11 @@ import os
 import random
 import shutil
 import tempfile
+import uuid
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from aigc_course.files import DamagedFile, read_sums, sha256, verify
 from aigc_course.paths import own_folder
@@ -56,20 +57,27 @@ class Checkpoints:
         except OSError as error:
             if temporary:
                 shutil.rmtree(temporary, ignore_errors=True)
-            kept = self.found()
+            kept = [old for old in self.found() if old.name < f"step_{step:08d}"]
             raise CheckpointError(
                 f"The checkpoint of step {step} could not be written to {self.folder} ({error.strerror}). "
                 + (f"The one before, {kept[0].name}, is whole. " if kept else "")
                 + "Free some disk space, or name another folder in AIGC_CHECKPOINTS, and run the cell again."
             ) from error
-        for old in [*self.found()[KEPT:], *self.folder.glob("unfinished_*")]:
-            shutil.rmtree(old, ignore_errors=True)
+        newer = [other for other in self.found() if other.name > target.name]  # damaged, so load() passed them over
+        for old in [*newer, *self.found()[len(newer) + KEPT :], *self.folder.glob("unfinished_*")]:
+            discard(old)
+
+    def remove(self):
+        """Deletes the checkpoints of a finished run; killed in between, it leaves none that is half there."""
+        for checkpoint in self.found():
+            discard(checkpoint)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def found(self):
         """The folders of the checkpoints, newest first."""
         return sorted(self.folder.glob("step_*"), reverse=True)
 
-    def load(self, device="cpu"):
+    def load(self):
         """(step, tensors, state) of the newest checkpoint that is whole, or None if there is none.
 
         A damaged one is named, and the one before it is used. Raises CheckpointError if all are damaged or if they
@@ -83,7 +91,8 @@ class Checkpoints:
                 print(f"Checkpoint {folder.name} is not used: {error}")
                 continue
             self.refuse_other_config(state["config"])
-            return state["step"], load_file(folder / "tensors.safetensors", device=str(device)), state
+            tensors = load((folder / "tensors.safetensors").read_bytes())  # not mapped: the file will be deleted
+            return state["step"], tensors, state
         if candidates:
             raise CheckpointError(f"Every checkpoint in {self.folder} is damaged. Delete that folder to begin again.")
         return None
@@ -118,9 +127,19 @@ def write_and_flush(path, content):
         os.fsync(file.fileno())
 
 
+def discard(checkpoint):
+    """Deletes a checkpoint: it loses its name first, so that a half deleted one is never taken for a damaged one."""
+    unfinished = checkpoint.with_name(f"unfinished_{uuid.uuid4().hex}")
+    try:
+        checkpoint.rename(unfinished)
+    except OSError:
+        return  # on Windows: another program is reading it; it is deleted after the next save
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def forget(name):
     """Deletes the checkpoints of the run `name`, so that it begins again."""
-    shutil.rmtree(own_folder("checkpoints") / name, ignore_errors=True)
+    Checkpoints(name, None).remove()
 
 
 def random_state(generator=None):
@@ -168,7 +187,7 @@ def restore_optimizer_state(optimizer, tensors, state):
         if key.startswith("optimizer."):
             _, i, name = key.split(".", 2)
             like = parameters[int(i)]
-            if value.shape == like.shape:
+            if name != "step" and value.shape == like.shape:
                 value = torch.empty_like(like, requires_grad=False).copy_(value)
             restored.setdefault(int(i), {})[name] = value
     for key, value in state["numbers"].items():

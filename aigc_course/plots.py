@@ -37,10 +37,9 @@ def show_images(images, *, columns=10, title="", row_labels=None, scale=0.62, ax
     images: `(N, H, W)` or `(N, 1, H, W)`, uint8 or float in [0, 1]; dark is high, as ink on paper.
     row_labels: a text for each row. scale: inches per image. Returns the axes.
     """
-    images = torch.as_tensor(images).detach().cpu().float()
+    images = torch.as_tensor(images).detach().cpu()
+    images = images.float() if images.is_floating_point() else images / 255
     images = images.reshape(-1, *images.shape[-2:])  # (N, H, W)
-    if images.max() > 1:
-        images = images / 255
     n, height, width = images.shape
     rows = math.ceil(n / columns)
     sheet = torch.zeros(rows * columns, height + 2, width + 2)
@@ -49,7 +48,7 @@ def show_images(images, *, columns=10, title="", row_labels=None, scale=0.62, ax
     sheet = sheet.reshape(rows * (height + 2), columns * (width + 2))
     if ax is None:
         _, ax = plt.subplots(figsize=(columns * scale, rows * scale * height / width + 0.3))
-    ax.imshow(sheet, vmin=0, vmax=1, interpolation="nearest")
+    ax.imshow(sheet.numpy(), vmin=0, vmax=1, interpolation="nearest")
     ax.set(title=title, xticks=[])
     ax.set_yticks([(i + 0.5) * (height + 2) for i in range(rows)] if row_labels else [], row_labels or [])
     ax.tick_params(length=0)

@@ -23,11 +23,12 @@ def resolve_profile(profile="auto"):
     "cpu". Raises ValueError for any other word. Loading bars and advice of Hugging Face libraries are turned off.
     """
     quiet()
-    wanted = profile
-    if profile == "auto":
-        wanted = os.environ.get("AIGC_PROFILE") or ("gpu" if torch.cuda.is_available() else "cpu")
+    where, wanted = "profile", profile
+    if wanted == "auto":
+        where, wanted = "AIGC_PROFILE", os.environ.get("AIGC_PROFILE") or "auto"
+    if wanted == "auto":
+        wanted = "gpu" if torch.cuda.is_available() else "cpu"
     if wanted not in PROFILES:
-        where = "AIGC_PROFILE" if profile == "auto" else "profile"
         raise ValueError(f"{where} is {wanted!r}; it must be 'auto' or one of {', '.join(map(repr, PROFILES))}")
     return wanted
 
@@ -82,11 +83,27 @@ def progress(iterable=None, *, total=None, desc=""):
     As with tqdm, `.set_postfix_str(text)` shows a text beside the bar.
     """
     seen = somebody_is_looking()
-    if seen and get_ipython() is not None:
-        from tqdm.notebook import tqdm as bar
-    else:
-        bar = tqdm
+    bar = notebook_bar() if seen and get_ipython() is not None else tqdm
     return bar(iterable, total=total, desc=desc, leave=False, disable=not seen)
+
+
+def notebook_bar():
+    """tqdm's bar for notebooks, which at its end, or an interrupt, also goes away from the saved output."""
+    from tqdm.notebook import tqdm as widget_bar
+
+    class Bar(widget_bar):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, display=False, **options)
+            self.output = display(self.container, display_id=True)
+
+        def close(self):
+            if self.disable:  # closed already
+                return
+            super().close()
+            self.container.close()
+            self.output.update({"text/html": ""}, raw=True)
+
+    return Bar
 
 
 class Report:

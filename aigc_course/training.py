@@ -1,9 +1,9 @@
 """A training loop on Hugging Face Accelerate: the same code on one CPU, one GPU or many processes."""
 
+import functools
 import hashlib
 import inspect
 import math
-import shutil
 import time
 from dataclasses import dataclass, field
 
@@ -89,55 +89,66 @@ def train(
         raise ValueError("give a budget: either steps or seconds")
     if checkpoint and seconds is not None:
         raise ValueError("a run with a budget in seconds cannot be repeated, so it takes no checkpoint")
+    if (evaluate is None) != (evaluate_every is None):
+        raise ValueError("evaluate and evaluate_every go together: what to call, and after how many steps")
+    if patience is not None and evaluate is None:
+        raise ValueError("patience counts evaluations, so it needs evaluate")
     accelerator = accelerator or Accelerator()
-    if hasattr(batches, "processes"):
-        batches.rank, batches.processes = accelerator.process_index, accelerator.num_processes
+    if hasattr(batches, "divide"):
+        batches.divide(accelerator.process_index, accelerator.num_processes)
     device = next(model.parameters()).device
     base_rates = [group["lr"] for group in optimizer.param_groups]
     history, best = History(), Best()
     saved, first = None, 0
     if checkpoint:
-        saved = Checkpoints(checkpoint, settings(step, model, batches, optimizer, steps, schedule, clip_norm, config))
+        budget = {"steps": steps, "clip_norm": clip_norm, "evaluate_every": evaluate_every, "patience": patience}
+        saved = Checkpoints(checkpoint, budget | settings(step, model, batches, optimizer, schedule, config))
         first = restore(saved, model, optimizer, generator, history, best)
+        if first and accelerator.is_main_process:
+            print(f"Going on from step {first} of an interrupted run.")
     checkpoint_every = checkpoint_every or max(1, (steps or 0) // 20)
 
     model.train()
     bar = progress(total=steps, desc=desc)
     bar.update(first)
     began, i = time.monotonic(), first
-    while not best.stopped:
-        done = i / steps if steps is not None else (time.monotonic() - began) / seconds
-        if done >= 1:
-            break
+    try:
+        while not best.stopped:
+            done = i / steps if steps is not None else mean((time.monotonic() - began) / seconds, accelerator)
+            if done >= 1:
+                break
+            for group, rate in zip(optimizer.param_groups, base_rates):
+                group["lr"] = rate * (schedule(done) if schedule else 1.0)
+            result = step(send_to_device(batches[i], device))
+            loss, numbers = result if isinstance(result, tuple) else (result, {})
+            optimizer.zero_grad(set_to_none=True)
+            accelerator.backward(loss)
+            average_gradients(model, accelerator)
+            norm = clip_gradients(model, clip_norm)
+            history.add(**{name: mean(value, accelerator) for name, value in {"loss": loss, **numbers}.items()})
+            stop_if_diverged(i, history["loss"][-1], norm)
+            optimizer.step()
+            i += 1
+            bar.update()
+            bar.set_postfix_str(f"loss {history['loss'][-1]:.3f}", refresh=False)
+            if evaluate and i % evaluate_every == 0:
+                model.eval()
+                with torch.no_grad():
+                    history.evaluations.append((i, mean(evaluate(), accelerator)))
+                model.train()
+                best.see(history.evaluations[-1][1], model, patience)
+            if saved and i % checkpoint_every == 0 and i < steps and accelerator.is_main_process:
+                keep(saved, i, model, optimizer, generator, history, best)
+    finally:
+        bar.close()
         for group, rate in zip(optimizer.param_groups, base_rates):
-            group["lr"] = rate * (schedule(done) if schedule else 1.0)
-        result = step(send_to_device(batches[i], device))
-        loss, numbers = result if isinstance(result, tuple) else (result, {})
-        optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
-        average_gradients(model, accelerator)
-        norm = accelerator.clip_grad_norm_(model.parameters(), clip_norm) if clip_norm else None
-        history.add(loss=accelerator.reduce(loss.detach(), "mean").item(), **{k: float(v) for k, v in numbers.items()})
-        stop_if_diverged(i, history["loss"][-1], norm)
-        optimizer.step()
-        i += 1
-        bar.update()
-        bar.set_postfix_str(f"loss {history['loss'][-1]:.3f}", refresh=False)
-        if evaluate and i % evaluate_every == 0:
-            model.eval()
-            with torch.no_grad():
-                history.evaluations.append((i, float(evaluate())))
-            model.train()
-            best.see(history.evaluations[-1][1], model, patience)
-        if saved and i % checkpoint_every == 0 and i < steps and accelerator.is_main_process:
-            keep(saved, i, model, optimizer, generator, history, best)
-    bar.close()
+            group["lr"] = rate  # as it was given, so that an interrupted cell can be run again
     if best.weights:
         model.load_state_dict(best.weights)
     model.eval()
     accelerator.wait_for_everyone()
     if saved and accelerator.is_main_process:
-        shutil.rmtree(saved.folder, ignore_errors=True)
+        saved.remove()
     return history
 
 
@@ -167,9 +178,26 @@ def average_gradients(model, accelerator):
                 parameter.grad = accelerator.reduce(parameter.grad, "mean")
 
 
+def mean(number, accelerator):
+    """A number as a float; its mean over the processes, so that all of them decide alike."""
+    number = number.detach().item() if torch.is_tensor(number) else float(number)
+    if accelerator.num_processes > 1:
+        number = accelerator.reduce(torch.tensor(number, device=accelerator.device), "mean").item()
+    return number
+
+
+def clip_gradients(model, clip_norm):
+    """The Euclidean norm of the whole gradient, which is then cut to `clip_norm` if that is given."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if clip_norm:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, norm)
+    return norm.item()
+
+
 def stop_if_diverged(step, loss, norm):
     """Raises TrainingDiverged before bad numbers reach the weights."""
-    what = "loss" if not math.isfinite(loss) else "gradient" if norm is not None and not math.isfinite(norm) else None
+    what = "loss" if not math.isfinite(loss) else "gradient" if not math.isfinite(norm) else None
     if what:
         raise TrainingDiverged(
             f"The {what} is not a finite number at step {step} (loss {loss}). The weights are those of the step "
@@ -178,40 +206,54 @@ def stop_if_diverged(step, loss, norm):
         )
 
 
-def settings(step, model, batches, optimizer, steps, schedule, clip_norm, config):
-    """What a run depends on, as JSON; `code` stands for the source of the step and of the functions it calls."""
+def settings(step, model, batches, optimizer, schedule, config):
+    """What else a run depends on, as JSON; the last entry stands for the source of the step and of what it calls."""
     groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    module = getattr(step.func if isinstance(step, functools.partial) else step, "__module__", None)
+    code = "".join(sorted(sources(step, module, {}).values()))
     return {
         "config": config or {},
-        "steps": steps,
         "batch_size": getattr(batches, "batch_size", None),
+        "per_epoch": getattr(batches, "per_epoch", None),
         "seed": getattr(batches, "seed", None),
         "optimizer": [type(optimizer).__name__, groups],
-        "schedule": getattr(schedule, "__name__", repr(schedule)) if schedule else None,
-        "clip_norm": clip_norm,
+        "schedule": [round(schedule(k / 8), 6) for k in range(8)] if schedule else None,
         "shapes": {name: list(value.shape) for name, value in model.state_dict().items()},
-        "code": hashlib.sha256("".join(sorted(sources(step, {}).values())).encode()).hexdigest()[:16],
+        "code of the step": hashlib.sha256(code.encode()).hexdigest()[:16],
     }
 
 
-def sources(thing, found):
-    """{name: source} of a function, or of a class's methods, and of those in the same module that its code names.
+def sources(thing, module, found):
+    """{code: source} of a function, or of a class's or an object's methods, and of all that it names in `module`.
 
     A learner who edits the loss after an interrupt must not go on with a run that had another loss.
     """
-    functions = vars(thing).values() if inspect.isclass(thing) else [thing]
+    if isinstance(thing, functools.partial):
+        for part in (thing.func, *thing.args, *thing.keywords.values()):
+            sources(part, module, found)
+    if getattr(thing, "__module__", None) != module:
+        return found
+    if inspect.isfunction(thing):
+        functions = [thing]
+    else:
+        thing = getattr(thing, "__self__", thing)  # of a method: its object
+        functions = vars(thing if inspect.isclass(thing) else type(thing)).values()
     for function in filter(inspect.isfunction, functions):
-        if function.__qualname__ in found:
+        if function.__code__ in found:
             continue
         try:
-            found[function.__qualname__] = inspect.getsource(function)
+            found[function.__code__] = inspect.getsource(function)
         except OSError:  # typed at a prompt: there is no source to compare
             continue
-        for name in function.__code__.co_names:
-            other = function.__globals__.get(name)
-            if getattr(other, "__module__", None) == function.__module__:
-                sources(other, found)
+        named = [function.__globals__.get(name) for name in names_in(function.__code__)]
+        for other in named + [cell.cell_contents for cell in function.__closure__ or ()]:
+            sources(other, module, found)
     return found
+
+
+def names_in(code):
+    """The names that a function's code uses, also in the functions and comprehensions inside it."""
+    return set(code.co_names).union(*[names_in(inner) for inner in code.co_consts if inspect.iscode(inner)])
 
 
 def keep(saved, step, model, optimizer, generator, history, best):
@@ -248,5 +290,4 @@ def restore(saved, model, optimizer, generator, history, best):
     if part("best."):
         best.score, best.weights = state["best"]["score"], {k: v.to(device) for k, v in part("best.").items()}
     best.waited, best.stopped = state["best"]["waited"], state["best"]["stopped"]
-    print(f"Going on from step {step} of an interrupted run.")
     return step

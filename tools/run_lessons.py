@@ -1,6 +1,7 @@
 """Runs lessons headlessly: `run` measures them, `execute` makes the outputs to commit, `results` writes the tables."""
 
 import argparse
+import base64
 import json
 import math
 import os
@@ -38,16 +39,8 @@ def run(lesson):
     target = BUILD / "run" / f"{lesson.name}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "papermill", lesson.notebook(), target, "--cwd", NOTEBOOKS / "en"]
-    command += [
-        "-p",
-        "profile",
-        "cpu",
-        "--execution-timeout",
-        str(CELL_TIMEOUT),
-        "--no-progress-bar",
-        "--log-level",
-        "ERROR",
-    ]
+    command += ["-p", "profile", "cpu", "--execution-timeout", str(CELL_TIMEOUT)]
+    command += ["--no-progress-bar", "--log-level", "ERROR"]
     with tempfile.TemporaryDirectory() as checkpoints:
         began = time.monotonic()
         process = psutil.Popen(command, env={**os.environ, "AIGC_CHECKPOINTS": checkpoints})
@@ -119,12 +112,13 @@ def execute(lesson):
 
 
 def results():
-    """Writes what `run` measured: minutes into course.toml, and the table of lessons into both READMEs."""
+    """Writes what `run` measured: minutes into course.toml, the table and the picture of both READMEs."""
     if not MEASURED.exists():
         sys.exit("nothing is measured yet: `make run` first")
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))
     if wrong := [i for i, m in measured.items() if m["profile"] != "cpu"]:
         sys.exit(f"lessons {', '.join(wrong)} were not measured at 'cpu'")
+    (ROOT / "docs" / "vae.png").write_bytes(figure(find_lesson("vae"), "latent-walk"))
     toml = ROOT / "course.toml"
     text = toml.read_text(encoding="utf-8")
     for lesson_id, found in measured.items():
@@ -141,6 +135,12 @@ def results():
         new = f"{before}<!-- lessons -->\n{table}{after}"
         path.write_text(new, encoding="utf-8")
     print("course.toml and the READMEs are written; now `python tools/generated_cells.py`")
+
+
+def figure(lesson, cell_id):
+    """The picture that a cell of a committed lesson shows, as the bytes of a PNG."""
+    cell = next(c for c in nbformat.read(lesson.notebook(), as_version=4).cells if c.id == cell_id)
+    return base64.b64decode(next(o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})))
 
 
 def table_rows(language, measured):

@@ -1,0 +1,1 @@
+"""Models that more than one lesson uses, written out from scratch."""

@@ -1,0 +1,1 @@
+"""Longer runs than a lesson has room for: `python -m aigc_course.recipes.NAME`. Results go to `data/`."""

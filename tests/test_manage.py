@@ -1,6 +1,7 @@
 """Set-up that installs once, in the right way for the machine; and the measuring and executing of lessons."""
 
 import ast
+import base64
 import importlib.metadata
 import json
 import os
@@ -348,7 +349,7 @@ minutes = 99
 
 [[lesson]]
 id = "21"
-slug = "last"
+slug = "vae"
 en = "Last"
 zh = "最后"
 needs = ["01"]
@@ -364,6 +365,7 @@ def small_course(tmp_path, monkeypatch):
     """A course of one short lesson, in a folder with a space and Chinese characters in its name."""
     root = tmp_path / "课程 course"
     (root / "notebooks" / "en").mkdir(parents=True)
+    (root / "docs").mkdir()
     (root / "course.toml").write_text(COURSE, encoding="utf-8")
     for name, head in (("README.md", "The lessons"), ("README.zh.md", "课程")):
         text = f"# {head}\n<!-- lessons -->\nan old table\n<!-- /lessons -->\n\nThe end\n"
@@ -409,6 +411,9 @@ def test_run_measures_a_lesson_and_results_writes_the_tables(small_course, monke
     assert "en" in [output.get("text", "").strip() for cell in ran.cells for output in cell.outputs]
     assert (small_course / "notebooks" / "en" / "01_quick.ipynb").read_bytes() == before
 
+    picture = v4.new_output("display_data", {"image/png": base64.b64encode(b"a picture").decode()})
+    cells = [v4.new_code_cell("draw", id="latent-walk", outputs=[v4.new_output("stream", text="text"), picture])]
+    nbformat.write(v4.new_notebook(cells=cells), small_course / "notebooks" / "en" / "21_vae.ipynb")
     measured["01"] |= {"minutes": 2.34, "peak_gb": 1.25}
     run_lessons.MEASURED.write_text(json.dumps(measured), encoding="utf-8")
     for _ in range(2):  # a second time changes nothing
@@ -416,11 +421,13 @@ def test_run_measures_a_lesson_and_results_writes_the_tables(small_course, monke
         assert (small_course / "README.md").read_text(encoding="utf-8") == (
             "# The lessons\n<!-- lessons -->\n| lesson | minutes | peak memory | final figure |\n|---|---|---|---|\n"
             "| [01 Quick](notebooks/en/01_quick.ipynb) | 2.3 | 1.2 GB | loss, nats: 0.1235 |\n"
+            "| [21 Last](notebooks/en/21_vae.ipynb) | | | |\n"
             "<!-- /lessons -->\n\nThe end\n"
         )
         chinese = (small_course / "README.zh.md").read_text(encoding="utf-8")
         assert "[01 快](notebooks/zh/01_quick.ipynb)" in chinese and "loss, nats: 0.1235" in chinese
         assert (small_course / "course.toml").read_text(encoding="utf-8") == COURSE.replace("99", "3")
+        assert (small_course / "docs" / "vae.png").read_bytes() == b"a picture"
 
 
 def test_run_says_where_a_lesson_failed(small_course, monkeypatch):

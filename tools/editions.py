@@ -29,13 +29,12 @@ MARKS = ("english", "untranslated")
 CJK = re.compile(r"[\u4e00-\u9fff]")
 HEADING = re.compile(r"^(#{1,6})\s", re.M)
 EQUATION = re.compile(r"\\tag\{([^}]*)\}")
-NOT_PROSE = re.compile(
-    r"\$\$.*?\$\$|`[^`]*`|\$[^$]*\$|!\[[^\]]*\]\([^)]*\)|\]\([^)]*\)|<[^>]*>|https?://\S+", re.S
-)
+NOT_PROSE = re.compile(r"\$\$.*?\$\$|`[^`]*`|\$[^$]*\$|!\[[^\]]*\]\([^)]*\)|\]\([^)]*\)|<[^>]*>|https?://\S+", re.S)
 DISPLAY = re.compile(r"\$\$(.*?)\$\$", re.S)
 
 
 # ---- notebooks on disk
+
 
 def notebook_path(root, language, name):
     return Path(root) / "notebooks" / language / f"{name}.ipynb"
@@ -83,6 +82,7 @@ def is_untouched(cell):
 
 # ---- reading the text
 
+
 def without_code(markdown):
     return re.sub(r"```.*?```", " ", markdown, flags=re.S)
 
@@ -109,6 +109,7 @@ def formulas(markdown):
 
 
 # ---- glossary
+
 
 def split_brackets(term):
     """'dropout（随机失活）' gives 'dropout' and ['随机失活']; brackets of either width."""
@@ -169,6 +170,7 @@ def missing_terms(english, chinese, glossary):
 
 # ---- git
 
+
 def git(root, *arguments):
     run = subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, encoding="utf-8")
     return run.stdout
@@ -198,6 +200,7 @@ def difference(before, after, labels):
 
 
 # ---- the three commands
+
 
 def sync(root, name):
     """Brings one lesson's Chinese notebook in step with the English; returns lines that say what happened."""

@@ -1,9 +1,9 @@
 """Writes the cells that every lesson gets from course.toml: its title and, for Colab, its first code cell.
 
-    python tools/generated_cells.py            writes the cells `title` and `colab` in both editions
-    python tools/generated_cells.py --check    writes nothing, exits 1 where a cell is out of date
-    python tools/generated_cells.py --repository https://github.com/somebody/their-fork
-                                               puts another address into course.toml first
+python tools/generated_cells.py            writes the cells `title` and `colab` in both editions
+python tools/generated_cells.py --check    writes nothing, exits 1 where a cell is out of date
+python tools/generated_cells.py --repository https://github.com/somebody/their-fork
+                                           puts another address into course.toml first
 """
 
 import argparse
@@ -107,7 +107,7 @@ def set_repository(url, root=ROOT):
     line = re.compile(rb'(?ms)(^\[repository\][^\[]*?^url\s*=\s*)"[^"\n]*"')
     text, count = line.subn(lambda match: match[1] + b'"%s"' % url.encode(), path.read_bytes(), count=1)
     if not count:
-        raise SystemExit(f"{path} has no line url = \"...\" under [repository]")
+        raise SystemExit(f'{path} has no line url = "..." under [repository]')
     if text != path.read_bytes():
         path.write_bytes(text)
 

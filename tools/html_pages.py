@@ -199,8 +199,8 @@ def build(root=ROOT, out=None):
             links = [("../index.html", contents[language])]
             if lesson.notebook(other, root).exists():
                 links.append((f"../{other}/{lesson.name}.html", {"en": "English", "zh": "中文"}[other]))
-            links += [(f"{n.name}.html", f"← {n.title[language]}") for n in written[max(0, k - 1):k]]
-            links += [(f"{n.name}.html", f"{n.title[language]} →") for n in written[k + 1:k + 2]]
+            links += [(f"{n.name}.html", f"← {n.title[language]}") for n in written[max(0, k - 1) : k]]
+            links += [(f"{n.name}.html", f"{n.title[language]} →") for n in written[k + 1 : k + 2]]
             navigation = "".join(f'<a href="{href}">{html.escape(text)}</a>' for href, text in links)
             page = out / language / f"{lesson.name}.html"
             render(lesson.notebook(language, root), page, language, navigation)

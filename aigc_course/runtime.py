@@ -110,7 +110,8 @@ class Report:
     """A lesson's final figures as a small table; `metadata` goes into the notebook with it."""
 
     def __init__(self, lesson, profile, figures):
-        self.metadata = {"aigc": {"lesson": lesson, "profile": profile, "figures": figures}}
+        pairs = [[name, value] for name, value in figures.items()]  # a notebook file sorts the names of a dict
+        self.metadata = {"aigc": {"lesson": lesson, "profile": profile, "figures": pairs}}
         self.rows = [
             (name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in figures.items()
         ]

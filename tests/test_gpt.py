@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from aigc_course.models.gpt import GPT, GPTConfig, KVCache, Rotary, count_parameters, rotate
+from benchmarks import charlm
 
 VARIANTS = [
     dict(zip(("norm", "positions", "activation"), choice))
@@ -265,3 +266,23 @@ def test_mistakes_are_named():
             model(ids(1, 1), cache=cache)
         with pytest.raises(ValueError, match="attention_mask covers 5 tokens, the sequence has 8"):
             model(ids(1, 8), attention_mask=torch.ones(1, 5))
+
+
+def test_the_character_benchmark_scores_every_window_once():
+    ids = torch.arange(2 * 64 + 50) % 37
+    rows = charlm.windows(ids)
+    assert rows.shape == (2, 65) and torch.equal(rows[1], ids[64:129])
+    assert charlm.windows(ids[:129]).shape == (2, 65) and charlm.windows(ids[:128]).shape == (1, 65)
+    model = small(MODERN, context_length=64)
+    with torch.no_grad():
+        logits = model(torch.stack((ids[:64], ids[64:128]))).flatten(0, 1)
+    assert charlm.validation_loss(model, ids) == pytest.approx(F.cross_entropy(logits, ids[1:129]).item(), rel=1e-5)
+
+
+def test_the_character_benchmark_keeps_to_its_parameters():
+    for vocab_size in (2, 65, 113, 200, 6_613):
+        config = charlm.modern_config(vocab_size)
+        assert count_parameters(config) <= 810_000 and config.context_length == 64
+    assert charlm.modern_config(65).n_embd == 128
+    with pytest.raises(ValueError, match="too many"):
+        charlm.modern_config(60_000)

@@ -8,12 +8,16 @@ import tarfile
 import zipfile
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from aigc_course import poems as module
 from aigc_course.files import DamagedFile
+from aigc_course.models.gpt import GPT, GPTConfig
 from aigc_course.paths import ROOT
 from aigc_course.poems import (
     FORMS,
+    Characters,
     form,
     form_shares,
     lines,
@@ -25,6 +29,7 @@ from aigc_course.poems import (
     tang_poem_credits,
     tang_poems,
 )
+from aigc_course.recipes.poems import CONTEXT, IGNORED, as_rows, poem_loss, sample, validation_loss, vocabulary_of
 
 DAWN = "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。"
 TRADITIONAL = "東馬鳥風雲來時書長門見開無愛飛聲夢後說龍葉燈煙劍頭樓歸閑關鄉對國華萬這點體學過邊還魚難離"
@@ -179,3 +184,39 @@ def test_share_of_known_lines():
     assert share_of_known_lines([DAWN], [DAWN]) == 1
     assert share_of_known_lines([DAWN], ["春眠不觉晓，处处闻啼鸡。夜来风雨声，花落知多小。"]) == 0.5
     assert share_of_known_lines([DAWN], []) == 0
+
+
+def test_characters_there_and_back():
+    vocabulary = Characters("，。春眠")
+    assert len(vocabulary) == 5 and vocabulary.encode("春，") == [3, 1]
+    assert vocabulary.decode([3, 4, 1, 0, 3]) == "春眠，" == vocabulary.decode(torch.tensor([0, 3, 4, 1, 0]))
+    with pytest.raises(ValueError, match="not in the vocabulary: 晓"):
+        vocabulary.encode("春晓")
+
+
+def test_a_row_holds_one_poem_and_padding_costs_nothing():
+    poems = [DAWN] * 3 + [DAWN * 2] + [DAWN.replace("春", "稀")]  # 稀: in one poem only, so it gets no number
+    vocabulary = vocabulary_of(poems)
+    rows = as_rows(poems, vocabulary)
+    assert rows.shape == (4, CONTEXT + 1) and "稀" not in vocabulary.characters
+    assert rows[0, 0] == 0 and rows[0, 25] == 0 and (rows[0, 26:] == IGNORED).all() and (rows[0, :26] >= 0).all()
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(len(vocabulary), CONTEXT, 2, 2, 16)).eval()
+    alone = F.cross_entropy(model(rows[:1, :25])[0], rows[0, 1:26])
+    torch.testing.assert_close(poem_loss(model, rows[:1]), alone)
+    by_hand = sum(F.cross_entropy(model(r[None, :-1].clamp(min=0))[0], r[1:], reduction="sum") for r in rows)
+    assert validation_loss(model, rows) == pytest.approx(by_hand.item() / (3 * 25 + 49), rel=1e-5)
+
+
+def test_samples_of_a_model_that_learned_one_poem_are_that_poem():
+    vocabulary = vocabulary_of([DAWN] * 3)
+    rows = as_rows([DAWN] * 3, vocabulary)
+    torch.manual_seed(0)
+    modern = dict(norm="rms", positions="rotary", activation="relu2")
+    model = GPT(GPTConfig(len(vocabulary), CONTEXT, 2, 2, 32, **modern))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        poem_loss(model, rows).backward()
+        optimizer.step()
+    assert sample(model.eval(), vocabulary, 5, torch.Generator().manual_seed(0)) == [DAWN] * 5

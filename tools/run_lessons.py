@@ -77,7 +77,7 @@ class PeakMemory:
 
 
 def reported(notebook):
-    """What `report(...)` stored in a notebook: {"profile": ..., "figures": {...}}."""
+    """What `report(...)` stored in a notebook: {"profile": ..., "figures": {name: value}}."""
     for cell in reversed(notebook.cells):
         for output in cell.get("outputs", []):
             if "aigc" in output.get("metadata", {}):

@@ -154,7 +154,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A decoder-only Transformer: token numbers in, for each place the logits of the token that comes next."""
+    """A decoder-only Transformer: token numbers in, at each place the logits of the token that comes next."""
 
     def __init__(self, config):
         super().__init__()
@@ -168,38 +168,16 @@ class GPT(nn.Module):
         self.norm = make_norm(config)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.head.weight = self.token_embedding.weight  # tied: one table for both ends
-        self.initialise()
-
-    def initialise(self):
-        """Normal weights of deviation 0.02, zero biases; output projections by the recipe (see GPTConfig)."""
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            elif parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02)
-            if name.endswith("project.weight"):
-                parameter.data *= 1 / math.sqrt(2 * self.config.n_layer) if self.config.norm == "layer" else 0.0
+        initialise(self)
 
     def forward(self, input_ids, *, attention_mask=None, cache=None):
-        """Logits `(B, T, vocab_size)` for input_ids, int64 `(B, T)`.
-
-        attention_mask: `(B, T_total)`, 1 for tokens and 0 for padding on the left; T_total counts what the cache
-        holds too. cache: a KVCache, which is extended; use it under `torch.no_grad()`.
-        Raises ValueError when T_total is more than context_length or the cache's capacity.
-        """
+        """Logits `(B, T, vocab_size)` for input_ids, int64 `(B, T)`; the rest as in `look`."""
         return self.head(self.hidden(input_ids, attention_mask=attention_mask, cache=cache))
 
     def hidden(self, input_ids, *, attention_mask=None, cache=None):
         """What the head reads, `(B, T, n_embd)`; decoding needs `head(hidden(...)[:, -1])` only."""
-        T, past = input_ids.shape[1], cache.length if cache is not None else 0
-        self.check(past + T, attention_mask, cache)
-        mask = self.mask(T, past + T, attention_mask, input_ids.device)
-        if attention_mask is None:
-            positions = torch.arange(past, past + T, device=input_ids.device)  # (T,)
-        else:
-            positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, past:]  # (B, T): padding has no place
-        x = self.token_embedding(input_ids)  # (B, T, n_embd)
-        turn = None
+        positions, mask = look(self.config, input_ids, attention_mask, cache)
+        x, turn = self.token_embedding(input_ids), None  # (B, T, n_embd)
         if self.config.positions == "learned":
             x = x + self.position_embedding(positions)
         else:
@@ -208,27 +186,44 @@ class GPT(nn.Module):
         for block in self.blocks:
             x = block(x, mask, turn, cache)
         if cache is not None:
-            cache.length += T
+            cache.length += input_ids.shape[1]
         return self.norm(x)
 
-    def mask(self, T, total, attention_mask, device):
-        """True where a query may see a key, `(T, T_total)` or `(B, 1, T, T_total)`; None where causality is enough."""
-        if attention_mask is None and T in (1, total):
-            return None
-        mask = torch.ones(T, total, dtype=torch.bool, device=device).tril(total - T)
-        if attention_mask is not None:
-            real = attention_mask.bool()  # padding sees padding, so that no query sees nothing
-            mask = mask & (real[:, None, total - T :, None] == real[:, None, None, :])
-        return mask
 
-    def check(self, total, attention_mask, cache):
-        """Raises ValueError for a sequence that is too long and a mask that does not fit it."""
-        if total > self.config.context_length:
-            raise ValueError(f"{total} tokens are more than context_length {self.config.context_length}")
-        if cache is not None and total > cache.capacity:
-            raise ValueError(f"{total} tokens are more than the cache's capacity {cache.capacity}")
-        if attention_mask is not None and attention_mask.shape[1] != total:
-            raise ValueError(f"attention_mask covers {attention_mask.shape[1]} tokens, the sequence has {total}")
+def initialise(model):
+    """Normal weights of deviation 0.02, zero biases; output projections by the recipe (see GPTConfig)."""
+    small = 0.0 if model.config.norm == "rms" else 0.02 / math.sqrt(2 * model.config.n_layer)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif parameter.ndim == 2:
+            nn.init.normal_(parameter, std=small if name.endswith("project.weight") else 0.02)
+
+
+def look(config, input_ids, attention_mask=None, cache=None):
+    """Where the new tokens input_ids `(B, T)` stand and what they see: (positions, mask).
+
+    attention_mask: `(B, T_total)`, 1 for tokens and 0 for padding on the left; T_total counts the cache's tokens too.
+    positions: `(T,)`, or `(B, T)` that count real tokens only. mask: True where a query may see a key, `(T, T_total)`
+    or `(B, 1, T, T_total)`; None where plain causality is enough. cache: a KVCache, for use under `torch.no_grad()`.
+    Raises ValueError when T_total is more than context_length or the cache's capacity, or not the mask's.
+    """
+    T, past, device = input_ids.shape[1], 0 if cache is None else cache.length, input_ids.device
+    total = past + T
+    if total > config.context_length:
+        raise ValueError(f"{total} tokens are more than context_length {config.context_length}")
+    if cache is not None and total > cache.capacity:
+        raise ValueError(f"{total} tokens are more than the cache's capacity {cache.capacity}")
+    if attention_mask is None:
+        positions = torch.arange(past, total, device=device)
+        mask = None if T in (1, total) else torch.ones(T, total, dtype=torch.bool, device=device).tril(past)
+        return positions, mask
+    if attention_mask.shape[1] != total:
+        raise ValueError(f"attention_mask covers {attention_mask.shape[1]} tokens, the sequence has {total}")
+    real = attention_mask.bool()
+    positions = (real.cumsum(1) - 1).clamp(min=0)[:, past:]
+    same = real[:, None, past:, None] == real[:, None, None, :]  # padding sees padding: no query sees nothing
+    return positions, same & torch.ones(T, total, dtype=torch.bool, device=device).tril(past)
 
 
 def count_parameters(config):

@@ -46,7 +46,7 @@ def lab(options):
     first = written.get("00") or written["21"]
     wanted = os.environ.get("AIGC_LANG") or os.environ.get("LANG", "")
     language = "zh" if wanted.lower().startswith("zh") else "en"
-    command = [sys.executable, "-m", "jupyterlab", f"{LESSONS}/{language}/{first.name}.ipynb"]
+    command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url=/lab/tree/{language}/{first.name}.ipynb"]
     command += [f"--ServerApp.root_dir={LESSONS}", "--LabApp.news_url=None"]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:

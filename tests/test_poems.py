@@ -215,7 +215,7 @@ def test_samples_of_a_model_that_learned_one_poem_are_that_poem():
     modern = dict(norm="rms", positions="rotary", activation="relu2")
     model = GPT(GPTConfig(len(vocabulary), CONTEXT, 2, 2, 32, **modern))
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    for _ in range(60):
+    for _ in range(200):
         optimizer.zero_grad()
         poem_loss(model, rows).backward()
         optimizer.step()

@@ -29,7 +29,7 @@ def main():
         return negative_elbo(model, x, noise)[0]
 
     batches = Batches(fashion_mnist("train")[0], batch_size=128, seed=options.seed, prepare=to_float)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, fused=True)
     history = train(step, model, batches, optimizer=optimizer, seconds=options.seconds, schedule=one_cycle)
     print(f"{len(history)} steps, {len(history) * 128 / options.seconds:.0f} images a second")
 

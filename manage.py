@@ -70,7 +70,8 @@ def set_up(kind):
             return
     if not made_here():
         print("Making .venv ...", flush=True)
-        shutil.rmtree(VENV, ignore_errors=True)
+        if (VENV / "made-in").exists():
+            shutil.rmtree(VENV, ignore_errors=True)  # ours, but the folder has moved
         if subprocess.call([sys.executable, "-m", "venv", VENV]):
             sys.exit("Python could not make a virtual environment. On Debian or Ubuntu: apt install python3-venv")
         (VENV / "made-in").write_text(str(ROOT), encoding="utf-8")
@@ -87,7 +88,7 @@ def set_up(kind):
 
 
 def made_here():
-    """True if .venv was made in this folder: a virtual environment does not survive a move of its folder."""
+    """True if we made .venv, and in this folder: a virtual environment does not survive a move of its folder."""
     note = VENV / "made-in"
     return PYTHON.exists() and note.is_file() and note.read_text(encoding="utf-8") == str(ROOT)
 

@@ -46,7 +46,7 @@ class Machine:
         if self.fails(command):
             return 1
         if command[1:3] == ["-m", "venv"]:
-            manage.PYTHON.parent.mkdir(parents=True)
+            manage.PYTHON.parent.mkdir(parents=True, exist_ok=True)
             manage.PYTHON.touch()
         return 0
 
@@ -131,6 +131,15 @@ def test_an_interrupted_set_up_goes_on(machine, monkeypatch):
     (manage.VENV / "installed-lab").unlink()  # as pip left it
     manage.set_up("lab")
     assert machine.did() == [INSTALLS + "."]
+
+
+def test_a_venv_that_somebody_else_made_is_used_and_not_deleted(machine):
+    manage.PYTHON.parent.mkdir(parents=True)
+    manage.PYTHON.touch()
+    (manage.VENV / "theirs").touch()
+    manage.set_up("lab")
+    assert machine.did() == [MAKES, INSTALLS + "."]
+    assert (manage.VENV / "theirs").exists()
 
 
 def test_where_the_tested_versions_do_not_fit_the_ranges_are_tried(machine, capsys):

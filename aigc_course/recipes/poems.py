@@ -111,8 +111,8 @@ A small GPT that writes Tang poems, one character at a time. Lessons 12 and 13 o
   `tang_poems("validation")`, by the same rule.
 - **Training:** {steps:,} steps of {batch_size} poems, {tokens:,} tokens without padding; AdamW, learning rate {rate}
   with a warm-up and a cosine, seed {seed}, {minutes:.0f} minutes on {threads} threads.
-- **Limits:** it knows the verse of the Tang dynasty and nothing else. Its lines are well formed and often rhyme; what
-  they say together seldom holds.
+- **Limits:** it knows the verse of the Tang dynasty and nothing else. Its lines are well formed, but they rhyme far
+  less often than real ones do, and what they say together seldom holds.
 - **Licence:** the course's; the poems are in the public domain.
 
 | figure | value |

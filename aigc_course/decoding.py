@@ -167,14 +167,24 @@ def cut(tokens, end):
     return tokens[: tokens.index(end) + 1] if end in tokens else tokens
 
 
+def best_continuations(totals, log_p, count):
+    """The `count` best ways to add one token to one of the rows: log p of the whole, row and token, `(count,)` each.
+
+    totals: log p of each row so far, `(rows,)`; log_p: that of each token after it, `(rows, vocab_size)`.
+    """
+    everything = (totals[:, None] + log_p).flatten()
+    totals, places = everything.topk(min(count, len(everything)))  # the best first
+    return totals, places // log_p.shape[1], places % log_p.shape[1]
+
+
 @torch.inference_mode()
 def beam_search(model, prompt, max_new_tokens, *, beams, length_penalty=1.0, end=None):
     """The best continuation that it finds, and its score: the sum of log p in nats over length ** length_penalty.
 
     Of all continuations of the rows kept so far, one token longer, the `beams` best that go on are kept. One that
     ends with `end` is a candidate if it is among the `beams` best of all; so are the rows of max_new_tokens tokens.
-    length_penalty: 0 favours short answers, 1 scores the mean a token; the end token counts. Raises ValueError for
-    beams below 1, an empty prompt, or too short a context.
+    length_penalty: 0 compares sums, 1 means a token; the end token counts. Raises ValueError for beams below 1, an
+    empty prompt, or too short a context.
     """
     if beams < 1:
         raise ValueError(f"beams must be at least 1, not {beams}")
@@ -182,24 +192,19 @@ def beam_search(model, prompt, max_new_tokens, *, beams, length_penalty=1.0, end
     T = ids.shape[1]
     check_room(model, T, max_new_tokens)
     cache, new = KVCache(model, 1, T + max_new_tokens), ids
-    totals = torch.zeros(1, device=ids.device)  # log p of each row kept, (rows,)
-    best, best_score = None, -math.inf
+    totals, best, best_score = torch.zeros(1, device=ids.device), None, -math.inf
     for length in range(1, max_new_tokens + 1):
         log_p = model.head(model.hidden(new, cache=cache)[:, -1]).float().log_softmax(-1)  # (rows, vocab_size)
-        everything = (totals[:, None] + log_p).flatten()
-        totals, places = everything.topk(min(2 * beams, len(everything)))  # beams of these may end
-        rows, tokens = places // log_p.shape[1], places % log_p.shape[1]
-        ends = (tokens == end) if end is not None else torch.zeros_like(tokens, dtype=torch.bool)
+        totals, rows, tokens = best_continuations(totals, log_p, 2 * beams)  # half of them may end
+        ends = tokens == (-1 if end is None else end)
         done = ends[:beams] | (length == max_new_tokens)
         for i in done.nonzero()[:1, 0].tolist():  # the first is the best of this length
             score = totals[i].item() / length**length_penalty
             if score > best_score:
                 best, best_score = [*ids[rows[i], T:].tolist(), tokens[i].item()], score
         on = (~ends).nonzero()[:beams, 0]
-        if not len(on):
-            break
         longest = max_new_tokens if length_penalty > 0 else length
-        if totals[on[0]].item() / longest**length_penalty <= best_score:
+        if not len(on) or totals[on[0]].item() / longest**length_penalty <= best_score:
             break  # no row can catch up: its log p only falls
         totals, rows, new = totals[on], rows[on], tokens[on, None]
         ids = torch.cat((ids[rows], new), dim=1)

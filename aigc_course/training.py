@@ -63,6 +63,22 @@ def warmup_cosine(fraction, warmup=0.05, end=0.1):
     return end + (1 - end) * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup))) / 2
 
 
+class Both:
+    """Two optimisers that step together."""
+
+    def __init__(self, *optimizers):
+        self.optimizers = optimizers
+        self.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+
+    def zero_grad(self, set_to_none=True):
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=set_to_none)
+
+    def step(self):
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
 def train(
     step, model, batches, *, optimizer, steps=None, seconds=None, schedule=None, clip_norm=None, generator=None,
     evaluate=None, evaluate_every=None, patience=None, checkpoint=None, checkpoint_every=None, config=None,

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from aigc_course.data import Batches
 from aigc_course.models.gpt import GPT, GPTConfig, count_parameters
 from aigc_course.runtime import seed_everything
-from aigc_course.training import train, warmup_cosine
+from aigc_course.training import Both, train, warmup_cosine
 
 CONTEXT, MOST_PARAMETERS = 64, 810_000
 MODERN = dict(norm="rms", positions="rotary", activation="relu2")
@@ -57,22 +57,6 @@ def validation_loss(model, ids):
     return sum(next_token_loss(model, part, "sum").item() for part in rows.split(256)) / (len(rows) * CONTEXT)
 
 
-class Together:
-    """Several optimisers that `train` drives as one."""
-
-    def __init__(self, *optimizers):
-        self.optimizers = optimizers
-        self.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-
-    def zero_grad(self, set_to_none=True):
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none)
-
-    def step(self):
-        for optimizer in self.optimizers:
-            optimizer.step()
-
-
 def modern_optimizer(model):
     """Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon) for the blocks' matrices, AdamW for the rest.
 
@@ -80,7 +64,7 @@ def modern_optimizer(model):
     """
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     rest = [model.token_embedding.weight, *(p for p in model.parameters() if p.ndim == 1)]
-    return Together(
+    return Both(
         torch.optim.Muon(matrices, lr=2e-3, momentum=0.9, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     )

@@ -11,48 +11,12 @@ import time
 from statistics import median
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from aigc_course.decoding import generate, store_for_single_tokens
-from aigc_course.models.gpt import GPT, GPTConfig
+from aigc_course.models.gpt import GPT, GPTConfig, as_transformers
 
 CONFIG = GPTConfig(vocab_size=8192, context_length=512, n_layer=6, n_head=8, n_embd=256)
 PROMPT, NEW = 16, 256
-TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # transformers' Conv1D keeps (in, out)
-GPT2_NAMES = {
-    "token_embedding": "transformer.wte",
-    "position_embedding": "transformer.wpe",
-    "blocks": "transformer.h",
-    "norm_1": "ln_1",
-    "norm_2": "ln_2",
-    "attention.qkv": "attn.c_attn",
-    "attention.project": "attn.c_proj",
-    "mlp.widen": "mlp.c_fc",
-    "mlp.project": "mlp.c_proj",
-    "head": "lm_head",
-}
-
-
-def gpt2_name(name):
-    """The name in GPT2LMHeadModel of a parameter of GPT."""
-    if name.startswith("norm."):
-        return name.replace("norm", "transformer.ln_f")
-    for ours, theirs in GPT2_NAMES.items():
-        name = name.replace(ours, theirs)
-    return name
-
-
-def as_transformers(model):
-    """A GPT2LMHeadModel with the weights of `model`, a GPT of the default variant."""
-    c = model.config
-    shape = GPT2Config(
-        vocab_size=c.vocab_size, n_positions=c.context_length, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head,
-        bos_token_id=0, eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
-    theirs = GPT2LMHeadModel(shape).eval()
-    weights = {gpt2_name(name): value for name, value in model.state_dict().items()}
-    theirs.load_state_dict({name: value.T if name.endswith(TRANSPOSED) else value for name, value in weights.items()})
-    return theirs
 
 
 def ways(ours, theirs, prompts):

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch._subclasses import FakeTensorMode
 from torch.testing import assert_close
 from transformers.generation import logits_process
@@ -21,8 +22,7 @@ from aigc_course.decoding import (
     top_k_filter,
     top_p_filter,
 )
-from aigc_course.models.gpt import GPT, GPTConfig, KVCache
-from benchmarks.decode import as_transformers
+from aigc_course.models.gpt import GPT, GPTConfig, KVCache, as_transformers
 
 MODERN = dict(norm="rms", positions="rotary", activation="relu2")
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2], [6], [5, 3, 5, 8, 9, 7, 9]]
@@ -230,6 +230,26 @@ def test_the_order_in_memory_changes_no_token():
     assert generate(store_for_single_tokens(model), PROMPTS, 20, temperature=0) == wanted
     assert model.blocks[0].mlp.widen.weight.T.is_contiguous()
     assert all(torch.equal(value, numbers[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_in_another_order_in_memory_is_saved_and_loaded(tmp_path):
+    model, prompt = small(), PROMPTS[:1]
+    wanted = generate(model, prompt, 20, temperature=0)
+    weights = {
+        name: value for name, value in store_for_single_tokens(model).state_dict().items() if name != "head.weight"
+    }
+    with pytest.raises(ValueError, match="contiguous"):
+        save_file(weights, tmp_path / "refused.safetensors")
+    save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / "model.safetensors")
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    kept = load_file(tmp_path / "model.safetensors")
+    for fresh in (small(), store_for_single_tokens(small())):
+        for parameter in fresh.parameters():
+            torch.nn.init.zeros_(parameter)
+        fresh.load_state_dict(kept | {"head.weight": kept["token_embedding.weight"]})
+        assert generate(fresh, prompt, 20, temperature=0) == wanted
+        fresh.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+        assert generate(fresh, prompt, 20, temperature=0) == wanted
 
 
 @pytest.mark.parametrize("variant", [{}, MODERN])

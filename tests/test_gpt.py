@@ -9,7 +9,17 @@ from torch._subclasses import FakeTensorMode
 from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from aigc_course.models.gpt import GPT, GPTConfig, KVCache, Rotary, count_parameters, rotate
+from aigc_course.models.gpt import (
+    GPT,
+    TRANSPOSED,
+    GPTConfig,
+    KVCache,
+    Rotary,
+    as_transformers,
+    count_parameters,
+    name_in_gpt2,
+    rotate,
+)
 from benchmarks import charlm
 
 VARIANTS = [
@@ -17,19 +27,6 @@ VARIANTS = [
     for choice in itertools.product(("layer", "rms"), ("learned", "rotary"), ("gelu", "relu2"))
 ]
 PLAIN, MODERN = VARIANTS[0], VARIANTS[-1]
-TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # transformers' Conv1D keeps (in, out)
-GPT2_NAMES = {
-    "token_embedding": "transformer.wte",
-    "position_embedding": "transformer.wpe",
-    "blocks": "transformer.h",
-    "norm_1": "ln_1",
-    "norm_2": "ln_2",
-    "attention.qkv": "attn.c_attn",
-    "attention.project": "attn.c_proj",
-    "mlp.widen": "mlp.c_fc",
-    "mlp.project": "mlp.c_proj",
-    "head": "lm_head",
-}
 
 
 def small(variant, scale=1.0, **changes):
@@ -40,14 +37,6 @@ def small(variant, scale=1.0, **changes):
     for parameter in model.parameters():
         parameter.data = (torch.randn_like(parameter) * 0.2 + (1.0 if parameter.ndim == 1 else 0.0)) * scale
     return model
-
-
-def gpt2_name(name):
-    if name.startswith("norm."):
-        return name.replace("norm", "transformer.ln_f")
-    for ours, theirs in GPT2_NAMES.items():
-        name = name.replace(ours, theirs)
-    return name
 
 
 def reference(config):
@@ -68,20 +57,23 @@ def ids(batch=3, length=24, vocab_size=37):
 
 def test_our_weights_in_transformers_give_the_same_logits():
     ours = small(PLAIN)
-    theirs = reference(ours.config)
-    weights = {gpt2_name(name): value for name, value in ours.state_dict().items()}
-    weights = {name: value.T if name.endswith(TRANSPOSED) else value for name, value in weights.items()}
-    theirs.load_state_dict(weights)  # strict: every weight has its place
+    theirs = as_transformers(ours)  # it loads strictly: every weight has its place
     with torch.no_grad():
         assert_close(ours(ids()), theirs(ids()).logits, atol=1e-4, rtol=0)
+
+
+def test_only_the_default_variant_goes_into_transformers():
+    for variant in VARIANTS[1:]:
+        with pytest.raises(ValueError, match="GPT-2 has layer norm, learned positions and gelu"):
+            as_transformers(small(variant))
 
 
 def test_weights_of_transformers_in_ours_give_the_same_logits():
     ours = small(PLAIN)
     theirs = reference(ours.config)
     given = theirs.state_dict()
-    weights = {name: given[gpt2_name(name)] for name in ours.state_dict()}
-    ours.load_state_dict({n: v.T if gpt2_name(n).endswith(TRANSPOSED) else v for n, v in weights.items()})
+    weights = {name: given[name_in_gpt2(name)] for name in ours.state_dict()}
+    ours.load_state_dict({n: v.T if name_in_gpt2(n).endswith(TRANSPOSED) else v for n, v in weights.items()})
     left = torch.ones(3, 24, dtype=torch.long)
     left[0, :5] = 0
     with torch.no_grad():
@@ -94,13 +86,13 @@ def test_weights_of_transformers_in_ours_give_the_same_logits():
 def test_gradients_equal_those_of_transformers():
     ours = small(PLAIN)
     theirs = reference(ours.config)
-    weights = {gpt2_name(name): value for name, value in ours.state_dict().items()}
+    weights = {name_in_gpt2(name): value for name, value in ours.state_dict().items()}
     theirs.load_state_dict({n: v.T if n.endswith(TRANSPOSED) else v for n, v in weights.items()})
     theirs(ids(), labels=ids()).loss.backward()  # transformers shifts the labels itself
     F.cross_entropy(ours(ids())[:, :-1].flatten(0, 1), ids()[:, 1:].flatten()).backward()
     for name, parameter in ours.named_parameters():
-        wanted = theirs.get_parameter(gpt2_name(name)).grad
-        assert_close(parameter.grad, wanted.T if gpt2_name(name).endswith(TRANSPOSED) else wanted)
+        wanted = theirs.get_parameter(name_in_gpt2(name)).grad
+        assert_close(parameter.grad, wanted.T if name_in_gpt2(name).endswith(TRANSPOSED) else wanted)
 
 
 def test_initial_weights_follow_gpt2():

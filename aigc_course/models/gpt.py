@@ -232,3 +232,49 @@ def count_parameters(config):
     block = 12 * d * d + (13 * d if layer_norm else 2 * d)
     places = config.context_length if config.positions == "learned" else 0
     return (config.vocab_size + places) * d + config.n_layer * block + (2 * d if layer_norm else d)
+
+
+GPT2_NAMES = {
+    "token_embedding": "transformer.wte",
+    "position_embedding": "transformer.wpe",
+    "blocks": "transformer.h",
+    "norm_1": "ln_1",
+    "norm_2": "ln_2",
+    "attention.qkv": "attn.c_attn",
+    "attention.project": "attn.c_proj",
+    "mlp.widen": "mlp.c_fc",
+    "mlp.project": "mlp.c_proj",
+    "head": "lm_head",
+}
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # transformers' Conv1D keeps (in, out)
+
+
+def name_in_gpt2(name):
+    """The name in transformers' GPT2LMHeadModel of a parameter of GPT."""
+    if name.startswith("norm."):
+        return name.replace("norm", "transformer.ln_f")
+    for ours, theirs in GPT2_NAMES.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def as_transformers(model):
+    """A transformers.GPT2LMHeadModel in evaluation mode with copies of the weights of `model`.
+
+    Raises ValueError for a GPT that is not the default variant. The result knows no end token.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    c = model.config
+    if (c.norm, c.positions, c.activation) != ("layer", "learned", "gelu"):
+        raise ValueError(
+            f"GPT-2 has layer norm, learned positions and gelu, not {c.norm}, {c.positions}, {c.activation}"
+        )
+    shape = GPT2Config(
+        vocab_size=c.vocab_size, n_positions=c.context_length, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head,
+        bos_token_id=0, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    theirs = GPT2LMHeadModel(shape).eval()
+    weights = {name_in_gpt2(name): value for name, value in model.state_dict().items()}
+    theirs.load_state_dict({name: value.T if name.endswith(TRANSPOSED) else value for name, value in weights.items()})
+    return theirs

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from safetensors.torch import save
 
 from aigc_course.data import Batches
+from aigc_course.decoding import generate
 from aigc_course.files import sha256, write_atomically
-from aigc_course.models.gpt import GPT, GPTConfig, KVCache, count_parameters
+from aigc_course.models.gpt import GPT, GPTConfig, count_parameters
 from aigc_course.paths import DATA
 from aigc_course.poems import (
     FORMS,
@@ -73,17 +74,11 @@ def validation_loss(model, rows):
     return total / (rows[:, 1:] != IGNORED).sum().item()
 
 
-@torch.no_grad()
 def sample(model, vocabulary, count, generator):
     """`count` free samples at temperature 1 from the boundary token, each up to its next boundary."""
-    device = next(model.parameters()).device
-    cache = KVCache(model, count)
-    tokens = torch.zeros(count, 1, dtype=torch.long, device=device)
-    for _ in range(CONTEXT):
-        logits = model.head(model.hidden(tokens[:, -1:], cache=cache)[:, -1])  # (count, vocab_size)
-        drawn = torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator)
-        tokens = torch.cat((tokens, drawn.to(device)), dim=1)  # (count, 1 + tokens drawn)
-    return [vocabulary.decode(row) for row in tokens]
+    start = [[Characters.BOUNDARY]] * count
+    rows = generate(model, start, CONTEXT, end=Characters.BOUNDARY, generator=generator)
+    return [vocabulary.decode(row) for row in rows]
 
 
 def judge(poems, training):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
+WHEELS = ROOT.parent / "aigc-course-wheels"  # what to install without a network, in a folder that `bundle` made
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 COMMANDS = {
@@ -24,6 +25,10 @@ COMMANDS = {
     "execute": "run lessons in place, for committing",
     "results": "write what `run` measured into course.toml and the READMEs",
     "html": "render both editions for reading offline, into build/html/",
+    "student": "copies of the lessons for students, without outputs, into build/student/",
+    "slides": "slides of the lessons named, for showing offline, into build/slides/",
+    "assignment": "exercises of the lessons named, for grading with nbgrader, into build/assignment/",
+    "bundle": "a folder that installs without a network, into build/bundle/",
     "setup": "only make .venv, with what the tests need",
     "colab": "install what is missing on Colab, leaving its torch alone",
 }
@@ -34,7 +39,7 @@ def main():
         sys.exit(f"The course needs Python 3.11 or newer; this is {platform.python_version()} ({sys.executable}).")
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
-        epilog="\n".join(f"  {name:<8} {text}" for name, text in COMMANDS.items()),
+        epilog="\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS)
@@ -50,6 +55,10 @@ def main():
         "lab": ["-m", "aigc_course.cli", "lab"],
         "test": ["-m", "pytest"],
         "html": ["tools/html_pages.py"],
+        "student": ["tools/classroom.py", "student"],
+        "slides": ["tools/slides.py"],
+        "assignment": ["tools/classroom.py", "assignment"],
+        "bundle": ["tools/bundle.py"],
     }.get(command, ["tools/run_lessons.py", command])
     environment = {**os.environ, "PYTHONUTF8": "1"}
     if command != "lab":
@@ -101,7 +110,7 @@ def torch_index():
     chosen = os.environ.get("AIGC_TORCH_INDEX")
     if chosen:
         return None if chosen == "default" else chosen
-    if platform.system() != "Linux" or Path("/proc/driver/nvidia/version").exists():
+    if WHEELS.is_dir() or platform.system() != "Linux" or Path("/proc/driver/nvidia/version").exists():
         return None
     try:
         urllib.request.urlopen(f"{CPU_TORCH}/torch/", timeout=3).close()
@@ -111,9 +120,9 @@ def torch_index():
 
 
 def pip(*arguments):
-    return subprocess.call(
-        [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments], cwd=ROOT
-    )
+    offline = ["--no-index", f"--find-links={WHEELS}"] if WHEELS.is_dir() else []
+    command = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *offline, *arguments]
+    return subprocess.call(command, cwd=ROOT)
 
 
 def install_on_colab():

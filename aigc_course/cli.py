@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aigc_course.course import find_lesson, lessons
 from aigc_course.files import write_atomically
-from aigc_course.paths import LESSONS, ROOT
+from aigc_course.paths import ROOT, my_lessons
 
 LANGUAGES = ("en", "zh")
 
@@ -21,20 +21,26 @@ def main(arguments=None):
     lab_parser.add_argument("options", nargs="*", help="options for `jupyter lab`, after --")
     reset_parser = commands.add_parser("reset", help="put one lesson back as it was published")
     reset_parser.add_argument("lesson", help="its number or name: 21, vae")
+    commands.add_parser("copy", help="copy the lessons that you do not have yet, and say where they are")
     commands.add_parser("progress", help="show the exercises that you have passed")
     options = parser.parse_args(arguments)
     if options.command == "lab":
         return lab(options.options)
+    if options.command == "copy":
+        copy_lessons()
+        print(f"your lessons are in {my_lessons()}")
+        return 0
     if options.command == "reset":
         return reset(options.lesson)
     return show_progress()
 
 
 def copy_lessons():
-    """Copies the lessons that `my_lessons/` lacks; what is there already is never overwritten."""
+    """Copies the lessons that the learner's folder lacks; what is there already is never overwritten."""
+    folder = my_lessons()
     for lesson in lessons():
         for language in LANGUAGES:
-            copy = LESSONS / language / lesson.notebook(language).name
+            copy = folder / language / lesson.notebook(language).name
             if lesson.notebook(language).exists() and not copy.exists():
                 write_atomically(copy, lesson.notebook(language).read_bytes())
 
@@ -47,7 +53,7 @@ def lab(options):
     wanted = os.environ.get("AIGC_LANG") or os.environ.get("LANG", "")
     language = "zh" if wanted.lower().startswith("zh") else "en"
     command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url=/lab/tree/{language}/{first.name}.ipynb"]
-    command += [f"--ServerApp.root_dir={LESSONS}", "--LabApp.news_url=None"]
+    command += [f"--ServerApp.root_dir={my_lessons()}", "--LabApp.news_url=None"]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
@@ -76,12 +82,13 @@ def reset(word):
         lesson = find_lesson(word)
     except ValueError as error:
         sys.exit(str(error))
+    folder = my_lessons()
     for language in LANGUAGES:
-        copy = LESSONS / language / lesson.notebook(language).name
+        copy = folder / language / lesson.notebook(language).name
         if copy.exists() and copy.read_bytes() != lesson.notebook(language).read_bytes():
             backup = free_name(copy)
             copy.rename(backup)
-            print(f"your version is kept as {backup.relative_to(LESSONS.parent)}")
+            print(f"your version is kept as {backup.relative_to(folder.parent)}")
         copy.unlink(missing_ok=True)
     copy_lessons()
     print(f"{lesson.name} is as it was published")

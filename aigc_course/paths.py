@@ -9,7 +9,6 @@ DATA = ROOT / "data"
 RESULTS = DATA / "results"
 NOTEBOOKS = ROOT / "notebooks"
 BUILD = ROOT / "build"
-LESSONS = ROOT / "my_lessons"
 
 
 def writable(folder):
@@ -33,6 +32,19 @@ def own_folder(kind):
         return Path(chosen).expanduser()
     beside = ROOT / ".aigc" / kind
     return beside if writable(beside) else Path.home() / ".aigc" / kind
+
+
+def my_lessons():
+    """Folder of the learner's own copies of the lessons; it need not exist yet.
+
+    The environment variable AIGC_LESSONS decides if it is set. Otherwise it is `my_lessons/` in the course's folder, or
+    `aigc_lessons/` in the home folder when the course's folder cannot be written, as on a machine that a class shares.
+    """
+    chosen = os.environ.get("AIGC_LESSONS")
+    if chosen:
+        return Path(chosen).expanduser()
+    beside = ROOT / "my_lessons"
+    return beside if writable(beside) else Path.home() / "aigc_lessons"
 
 
 def progress_file():

@@ -11,7 +11,7 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg", "PYTHONUTF8": "1"}
-for name in ("AIGC_PROFILE", "AIGC_LANG", "AIGC_STRICT", "AIGC_TORCH_INDEX"):
+for name in ("AIGC_PROFILE", "AIGC_LANG", "AIGC_STRICT", "AIGC_TORCH_INDEX", "AIGC_LESSONS"):
     os.environ.pop(name, None)
 
 

@@ -228,6 +228,10 @@ def manage_main(monkeypatch, *arguments):
         (["execute", "01", "21"], "test", ["tools/run_lessons.py", "execute", "01", "21"]),
         (["results"], "test", ["tools/run_lessons.py", "results"]),
         (["html"], "test", ["tools/html_pages.py"]),
+        (["student"], "test", ["tools/classroom.py", "student"]),
+        (["slides", "21"], "test", ["tools/slides.py", "21"]),
+        (["assignment", "21"], "test", ["tools/classroom.py", "assignment", "21"]),
+        (["bundle", "", "windows"], "test", ["tools/bundle.py", "windows"]),
     ],
 )
 def test_each_command_starts_its_script(arguments, kind, started, monkeypatch):
@@ -267,7 +271,7 @@ def test_set_up_needs_only_python():
 def test_make_calls_the_script_and_nothing_else():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipes = [line for line in makefile.splitlines() if line.startswith("\t")]
-    assert recipes == ["\t$(PYTHON) manage.py $@ $(LESSON)"]
+    assert recipes == ["\t$(PYTHON) manage.py $@ $(LESSON) $(MACHINE)"]
     targets = re.search(r"^(\w[\w ]*):$", makefile, re.M)[1].split()
     assert set(targets) == set(manage.COMMANDS) - {"colab"}
     if shutil.which("make"):
@@ -275,7 +279,7 @@ def test_make_calls_the_script_and_nothing_else():
         said = subprocess.run(
             ["make", "-n", "run", "LESSON=21"], cwd=ROOT, env=alone, capture_output=True, text=True, encoding="utf-8"
         )
-        assert said.stdout == "python3 manage.py run 21\n"
+        assert said.stdout.split() == ["python3", "manage.py", "run", "21"]
 
 
 def test_colab_keeps_what_is_there(monkeypatch):
@@ -330,7 +334,7 @@ def versions(path):
 
 def test_constraints_hold_an_exact_version_of_each_requirement():
     exact = versions(ROOT / "constraints.txt")
-    for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]:
+    for line in PROJECT["dependencies"] + [r for extra in PROJECT["optional-dependencies"].values() for r in extra]:
         requirement = Requirement(line)
         assert requirement.specifier.contains(exact[requirement.name.lower()]), line
 

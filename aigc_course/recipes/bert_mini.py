@@ -6,9 +6,7 @@ run that was killed goes on from its last checkpoint. Two processes: `torchrun -
 aigc_course.recipes.bert_mini`.
 """
 
-import argparse
 import re
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +21,7 @@ from aigc_course.pretrained import MODELS, plain, pretraining_reviews
 from aigc_course.recipes.pretraining import (
     MuonAdamW,
     Stopwatch,
+    command_line,
     fingerprint,
     half_precision,
     print_sums,
@@ -315,15 +314,7 @@ Made by `{command}` with Python {python}, torch {torch}, transformers {transform
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--batch_size", type=int, default=BATCH_SIZE, help="of all processes together")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2, help="of each process")
-    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16",
-                        help="of matrix products; bfloat16 is slow on processors that lack it")  # fmt: skip
-    parser.add_argument("--compile", action="store_true", help="faster; needs a C++ compiler")
-    parser.add_argument("--target", type=Path, default=MODELS / "bert_mini", help="folder to write to")
+    parser = command_line(__doc__, STEPS, BATCH_SIZE, MODELS / "bert_mini")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     seed_everything(options.seed)

@@ -5,9 +5,7 @@ compressors and counted 5-grams, and writes both with a model card to data/model
 on from its last checkpoint. Two processes: `torchrun --nproc_per_node 2 -m aigc_course.recipes.gpt2_mini`.
 """
 
-import argparse
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +22,7 @@ from aigc_course.recipes.pretraining import (
     KneserNey,
     MuonAdamW,
     Stopwatch,
+    command_line,
     compressed_bits,
     fingerprint,
     half_precision,
@@ -183,16 +182,8 @@ Made by `{command}` with Python {python}, torch {torch}, transformers {transform
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--batch_size", type=int, default=BATCH_SIZE, help="of all processes together")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = command_line(__doc__, STEPS, BATCH_SIZE, MODELS / "gpt2_mini")
     parser.add_argument("--samples", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=2, help="of each process")
-    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16",
-                        help="of matrix products; bfloat16 is slow on processors that lack it")  # fmt: skip
-    parser.add_argument("--compile", action="store_true", help="faster; needs a C++ compiler")
-    parser.add_argument("--target", type=Path, default=MODELS / "gpt2_mini", help="folder to write to")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     seed_everything(options.seed)

@@ -5,7 +5,6 @@ losses in nats a character to data/results/gpt_changes.json: "changes" (each add
 learning rates of the first and the last), and "training" (of the last: schedule, batch size, Muon).
 """
 
-import argparse
 from functools import cache
 
 import torch
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from aigc_course.data import Batches
 from aigc_course.language import review_splits
 from aigc_course.models.gpt import GPT, GPTConfig, count_parameters
-from aigc_course.recipes.results import write_results
+from aigc_course.recipes.results import seeds_of, write_results
 from aigc_course.runtime import pick_device, seed_everything
 from aigc_course.training import Both, train
 
@@ -98,17 +97,13 @@ def trained(
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    seeds = seeds_of(__doc__)
     alphabet = review_characters()[0]
     parameters = {name: count_parameters(GPTConfig(len(alphabet), **SHAPE, **o)) for name, (o, _) in CHANGES.items()}
     characters = STEPS * BATCH_SIZE * SHAPE["context_length"]
     results = {"parameters": parameters, "characters": characters, "changes": [], "rates": [], "training": []}
     last, first = list(CHANGES)[-1], "GPT-2"
-    for seed in options.seeds:
+    for seed in seeds:
         changes = {name: trained(seed, *change) for name, change in CHANGES.items()}
         results["changes"].append({"seed": seed, **changes})
         print(results["changes"][-1], flush=True)

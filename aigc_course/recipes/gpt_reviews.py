@@ -5,9 +5,6 @@ scores on the 400 test reviews to data/results/gpt_reviews.json: "seeds" as the 
 tokens as lesson 10's LSTM; nothing is chosen by them. The other rows of the table are in language_models.json.
 """
 
-import argparse
-
-import torch
 import torch.nn.functional as F
 
 from aigc_course.data import Batches
@@ -22,7 +19,7 @@ from aigc_course.language import (
 )
 from aigc_course.models.gpt import GPT, GPTConfig, count_parameters
 from aigc_course.recipes.gpt_changes import MODERN, make_optimizer, warmup_linear
-from aigc_course.recipes.results import write_results
+from aigc_course.recipes.results import seeds_of, write_results
 from aigc_course.runtime import pick_device, seed_everything
 from aigc_course.training import train
 
@@ -47,15 +44,11 @@ def trained(seed, steps, reviews, texts):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    seeds = seeds_of(__doc__)
     tokenizer, texts = review_tokenizer(), review_splits()
     reviews = {split: encode_reviews(texts[split], tokenizer) for split in ("train", "test")}
     results = {"seeds": [], "longer": []}
-    for seed in options.seeds:
+    for seed in seeds:
         for name, steps in (("seeds", STEPS), ("longer", LONGER)):
             results[name].append({"seed": seed, **trained(seed, steps, reviews, texts["test"])})
             print(results[name][-1], flush=True)

@@ -4,8 +4,6 @@ Trains lesson 12's small poem model both ways, same steps and batch size, and wr
 many of 200 free samples keep an exact form, along training ("steps" and "shares") and at the end ("share").
 """
 
-import argparse
-
 import torch
 import torch.nn.functional as F
 
@@ -13,7 +11,7 @@ from aigc_course.data import Batches
 from aigc_course.models.gpt import GPT, GPTConfig, count_parameters
 from aigc_course.poems import Characters, form, tang_poems
 from aigc_course.recipes.poems import CONTEXT, IGNORED, MODERN, as_rows, poem_loss, sample
-from aigc_course.recipes.results import write_results
+from aigc_course.recipes.results import seeds_of, write_results
 from aigc_course.runtime import pick_device, seed_everything
 from aigc_course.training import train, warmup_cosine
 
@@ -69,17 +67,13 @@ def trained(way, seed, vocabulary, rows, every=STEPS // 8):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    seeds = seeds_of(__doc__)
     training = tang_poems("train")
     vocabulary = frequent_characters(training)
     rows = as_rows(training, vocabulary)
     parameters = count_parameters(GPTConfig(len(vocabulary), CONTEXT, **SHAPE))
     results = {"poems": len(rows), "characters": len(vocabulary.characters), "parameters": parameters, "seeds": []}
-    for seed in options.seeds:
+    for seed in seeds:
         found = {way: trained(way, seed, vocabulary, rows) for way in ("rows", "windows")}
         results["seeds"].append({"seed": seed, **found})
         print(results["seeds"][-1], flush=True)

@@ -1,5 +1,6 @@
 """What the recipes of the shipped models share: the optimiser, the baselines, and what goes into their folders."""
 
+import argparse
 import gzip
 import hashlib
 import json
@@ -9,12 +10,27 @@ import platform
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
 from aigc_course.files import sha256, write_atomically
 from aigc_course.models.language import ngram_keys
 from aigc_course.paths import DATA
+
+
+def command_line(text, steps, batch_size, target):
+    """The argparse parser of a pretraining recipe: its first line of help, and its defaults."""
+    parser = argparse.ArgumentParser(description=text.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--batch_size", type=int, default=batch_size, help="of all processes together")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2, help="of each process")
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16",
+                        help="of matrix products; bfloat16 is slow on processors that lack it")  # fmt: skip
+    parser.add_argument("--compile", action="store_true", help="faster; needs a C++ compiler")
+    parser.add_argument("--target", type=Path, default=target, help="folder to write to")
+    return parser
 
 
 class MuonAdamW(torch.optim.Optimizer):

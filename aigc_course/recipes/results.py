@@ -1,5 +1,6 @@
 """How a recipe writes its results: figures, versions and the command, so that anyone can get them again."""
 
+import argparse
 import json
 import platform
 import sys
@@ -9,6 +10,16 @@ import torch
 
 from aigc_course.files import write_atomically
 from aigc_course.paths import RESULTS
+
+
+def seeds_of(text):
+    """The seeds that the command line asks for; sets the number of threads. text: the recipe's docstring."""
+    parser = argparse.ArgumentParser(description=text.split("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    return options.seeds
 
 
 def write_results(name, results):

@@ -1,4 +1,4 @@
-"""The command `aigc-course`: open the lessons, restore one, show what has been passed."""
+"""The command `aigc-course`: open the lessons, restore one, show what has been passed, look for what is wrong."""
 
 import argparse
 import json
@@ -6,6 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+if sys.version_info < (3, 11):  # noqa: UP036 (from a clone, somebody may start it with an older one)
+    from aigc_course.doctor import python_version
+
+    sys.exit(str(python_version()))
 
 from aigc_course.course import find_lesson, lessons
 from aigc_course.files import write_atomically
@@ -23,6 +28,7 @@ def main(arguments=None):
     reset_parser.add_argument("lesson", help="its number or name: 21, vae")
     commands.add_parser("copy", help="copy the lessons that you do not have yet, and say where they are")
     commands.add_parser("progress", help="show the exercises that you have passed")
+    commands.add_parser("doctor", help="look at this machine and this installation, and say what to do")
     options = parser.parse_args(arguments)
     if options.command == "lab":
         return lab(options.options)
@@ -32,6 +38,8 @@ def main(arguments=None):
         return 0
     if options.command == "reset":
         return reset(options.lesson)
+    if options.command == "doctor":
+        return doctor()
     return show_progress()
 
 
@@ -100,6 +108,15 @@ def free_name(path):
     while (backup := path.with_name(f"{path.stem}.bak{n}{path.suffix}")).exists():
         n += 1
     return backup
+
+
+def doctor():
+    """Prints what `examine` finds, a line each; 1 if something is wrong, else 0."""
+    from aigc_course.doctor import examine
+
+    findings = examine()
+    print(*findings, sep="\n")
+    return int(not all(finding.fine for finding in findings))
 
 
 def show_progress():

@@ -36,7 +36,8 @@ def needs(package):
     return pytest.mark.skipif(not importlib.util.find_spec(package), reason=f"needs {package}: pip install -e .[teach]")
 
 
-needs_browser = pytest.mark.skipif(not shutil.which("chromium"), reason="needs the browser chromium")
+MUST_RUN = bool(os.environ.get("AIGC_MUST_RUN"))  # .ci/run sets it: a test that cannot be done there is a failure
+needs_browser = pytest.mark.skipif(not shutil.which("chromium") and not MUST_RUN, reason="needs the browser chromium")
 VAE = find_lesson("21")
 ANSWERS = {  # right ones, written otherwise than the course's own
     "21.1": "std = torch.exp(0.5 * log_variance)\nreturn mean + std * noise",

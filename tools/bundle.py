@@ -27,6 +27,7 @@ from aigc_course.course import config  # noqa: E402
 
 PATCH = 99  # some packages want a Python that is not the very first of its line
 LINUX = [f"manylinux_2_{n}" for n in range(28, 4, -1)] + ["manylinux2014", "manylinux2010", "manylinux1", "linux"]
+SOURCE_ONLY = {"seqeval"}  # pure Python, published without a wheel: we build it here, and it fits any machine
 MACHINES = {  # name: (platforms of wheels, what environment markers see there)
     "linux": ([f"{tag}_x86_64" for tag in LINUX], ("linux", "Linux", "posix", "x86_64")),
     "linux-arm": ([f"{tag}_aarch64" for tag in LINUX], ("linux", "Linux", "posix", "aarch64")),
@@ -82,6 +83,9 @@ def download(folder, machine, python, wanted):
     index = manage.torch_index() if machine.startswith("linux") else None
     if index and any(Requirement(line).name == "torch" for line in wanted):  # the CPU build, as manage.py installs it
         subprocess.run([*fetch, "--index-url", index, "torch", "torchvision"], check=True)
+    if sources := [line for line in wanted if Requirement(line).name in SOURCE_ONLY]:
+        wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder]
+        subprocess.run([*wheel, "-c", ROOT / "constraints.txt", *sources], check=True)
     there, seen = environment(machine, python), set()
     todo = [(Requirement(line), {""}) for line in wanted]
     while todo:

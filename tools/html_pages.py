@@ -1,8 +1,9 @@
 """Renders both editions to build/html/ for reading offline: `make html`, or `python tools/html_pages.py`.
 
-The pages load nothing from the network. Mathematics is set by MathJax 2.7, copied beside the pages from the
-package jupyter-server-mathjax. (This file is not called html.py, for Python would then import it in place of
-its own module `html`.)
+`index.html` is the start page, `index.zh.html` the Chinese one; every page leads to its twin in the other language,
+and every lesson back to the start. The pages load nothing from the network, and follow the reader's light or dark
+theme. Mathematics is set by MathJax 2.7, copied beside the pages from the package jupyter-server-mathjax. (This file
+is not called html.py, for Python would then import it in place of its own module `html`.)
 """
 
 import argparse
@@ -34,6 +35,8 @@ MATHJAX_PARTS = (
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
 
+# MathJax's font without glyphs (MathJax_Blank) would ask for about:blank, which browsers refuse and call an error. The
+# name of a font that nobody has does the same without one.
 PAGE = """\
 <!DOCTYPE html>
 <html lang="{language}">
@@ -48,7 +51,8 @@ MathJax.Hub.Config({{
   tex2jax: {{inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]], displayMath: [["$$", "$$"], ["\\\\[", "\\\\]"]],
             processEscapes: true, processEnvironments: true}},
   "HTML-CSS": {{availableFonts: [], webFont: "STIX-Web", imageFont: null, matchFontHeight: false, scale: 106,
-               undefinedFamily: "'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', sans-serif"}},
+               undefinedFamily: "'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', sans-serif",
+               styles: {{"@font-face": {{"font-family": "MathJax_Blank", src: "local('MathJax_Blank')"}}}}}},
   showMathMenu: false, messageStyle: "none"
 }});
 </script>
@@ -64,9 +68,9 @@ MathJax.Hub.Config({{
 </html>
 """
 
-INDEX = """\
+START = """\
 <!DOCTYPE html>
-<html lang="en">
+<html lang="{language}">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -74,27 +78,60 @@ INDEX = """\
 <link rel="stylesheet" href="style.css">
 </head>
 <body>
+<nav>{navigation}</nav>
 <main>
-<h1>{title}<br><span lang="zh">{title_zh}</span></h1>
-<table>
-<thead><tr><th></th><th>English</th><th lang="zh">中文</th></tr></thead>
-<tbody>
-{rows}
-</tbody>
-</table>
+<h1>{title}</h1>
+<p>{text}</p>
+{parts}
 </main>
 </body>
 </html>
 """
+PART = """\
+<h2>{title}</h2>
+<table>
+<thead><tr><th>{lesson}</th><th>{minutes}</th><th>{needs}</th></tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table>
+"""
+
+START_PAGE = {"en": "index.html", "zh": "index.zh.html"}
+SWITCH = {"en": "English", "zh": "中文"}
+WORDS = {
+    "en": {
+        "start": "All lessons",
+        "text": "The lessons and their results, for reading without a network. Minutes are those of a whole run on two "
+        "CPU cores; the README says how to run them yourself.",
+        "lesson": "Lesson",
+        "minutes": "Minutes",
+        "needs": "Builds on",
+        "comma": ", ",
+        "figure": "Figure; the text below it describes it",
+    },
+    "zh": {
+        "start": "全部课程",
+        "text": "各课的内容和运行结果，没有网络也能阅读。分钟数指在双核 CPU 上完整运行一课的时间；"
+        "怎样自己运行，见 README。",
+        "lesson": "课程",
+        "minutes": "分钟",
+        "needs": "先修",
+        "comma": "、",
+        "figure": "图，其下文字有说明",
+    },
+}
 
 CJK_FONTS = '"Noto Sans CJK SC", "Source Han Sans SC", "PingFang SC", "Microsoft YaHei"'
 STYLE = f"""\
-body {{ max-width: 46rem; margin: 0 auto; padding: 1rem; color: #222; background: #fff; line-height: 1.6;
+:root {{ color-scheme: light dark; --text: #222; --page: #fff; --link: #0b5394; --code: #f5f6f8; --bar: #b8c4d6;
+        --line: #ddd; --card: #fdf8ee; }}
+body {{ max-width: 46rem; margin: 0 auto; padding: 1rem; color: var(--text); background: var(--page); line-height: 1.6;
        font-family: "Helvetica Neue", Arial, "Noto Sans", {CJK_FONTS}, sans-serif; }}
 html:lang(zh) body {{ font-family: {CJK_FONTS}, sans-serif; line-height: 1.75; }}
 h1, h2, h3, h4 {{ line-height: 1.25; margin: 1.8em 0 0.6em; }}
 h1 {{ font-size: 1.9rem; margin-top: 0.8em; }}
-a {{ color: #0b5394; }}
+a {{ color: var(--link); }}
 a.anchor-link {{ visibility: hidden; margin-left: 0.3em; text-decoration: none; font-weight: normal; }}
 :hover > a.anchor-link {{ visibility: visible; }}
 nav {{ display: flex; flex-wrap: wrap; gap: 0.2rem 1.5rem; font-size: 0.9rem; padding: 0.4rem 0; }}
@@ -103,15 +140,22 @@ pre, code {{ font-family: "DejaVu Sans Mono", Menlo, Consolas, {CJK_FONTS}, mono
 .code_cell {{ margin-right: calc(-1 * max(0rem, min(12rem, (100vw - 50rem) / 2))); }}
 .output_area {{ margin-right: max(0rem, min(12rem, (100vw - 50rem) / 2)); }}
 pre {{ margin: 0; padding: 0.7rem 0.9rem; line-height: 1.45; overflow-x: auto; }}
-.highlight {{ background: #f5f6f8; border-left: 3px solid #b8c4d6; margin: 1rem 0 0.4rem; }}
-:not(pre) > code {{ background: #f0f1f4; padding: 0.1em 0.3em; border-radius: 3px; }}
+.highlight {{ background: var(--code); border-left: 3px solid var(--bar); margin: 1rem 0 0.4rem; }}
+:not(pre) > code {{ background: var(--code); padding: 0.1em 0.3em; border-radius: 3px; }}
 .output_area {{ overflow-x: auto; margin-bottom: 0.4rem; }}
-.output_text pre {{ padding-left: calc(0.9rem + 3px); color: #333; }}
+.output_text pre {{ padding-left: calc(0.9rem + 3px); }}
 .output_png, .output_svg {{ text-align: center; }}
-blockquote {{ margin: 1.4rem 0; padding: 0.1rem 1rem; border-left: 4px solid #e69f00; background: #fdf8ee; }}
+blockquote {{ margin: 1.4rem 0; padding: 0.1rem 1rem; border-left: 4px solid #e69f00; background: var(--card); }}
 table {{ border-collapse: collapse; margin: 1rem 0; font-size: 0.93rem; display: block; overflow-x: auto; }}
-th, td {{ padding: 0.3rem 0.8rem; border-bottom: 1px solid #ddd; text-align: left; }}
+th, td {{ padding: 0.3rem 0.8rem; border-bottom: 1px solid var(--line); text-align: left; }}
 .MathJax_Display {{ overflow-x: auto; overflow-y: hidden; padding: 0.2rem 0; }}
+/* Formulas for screen readers, which nobody sees: MathJax would have them in fonts that are not beside the pages. */
+.MJX_Assistive_MathML * {{ font-family: inherit !important; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --text: #dcdcdc; --page: #181a1d; --link: #8ab8ee; --code: #22252a; --bar: #4a5a70; --line: #3a3d42;
+          --card: #2b2619; }}
+  img, svg {{ background: #fff; }}
+}}
 @media print {{ nav, a.anchor-link {{ display: none; }} }}
 """
 
@@ -158,9 +202,8 @@ def render(notebook, page, language, navigation):
     soup = BeautifulSoup(body, "html.parser")
     for link in soup.select("a[href]"):
         link["href"] = offline_link(link["href"], notebook, page)
-    described = {"en": "Figure; the text below it describes it", "zh": "图，其下文字有说明"}[language]
     for image in soup.select('img[alt="No description has been provided for this image"]'):
-        image["alt"] = described
+        image["alt"] = WORDS[language]["figure"]
     heading = soup.find("h1")
     title = heading.get_text().removesuffix("¶") if heading else notebook.stem
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -182,41 +225,61 @@ def remote_references(page):
     return [f for f in found if re.search(r"https?://|^(url\(|@import|\s|['\"(])*//", f)]
 
 
+def links(pairs):
+    """Links for a page's navigation from (address, text); a text in another language is marked as such."""
+    marks = {text: f' lang="{language}"' for language, text in SWITCH.items()}
+    return "".join(f'<a href="{href}"{marks.get(text, "")}>{html.escape(text)}</a>' for href, text in pairs)
+
+
+def start_page(language, root):
+    """The start page in one language: the lessons by part, each with its minutes and what it builds on."""
+    settings, words, other = config(root), WORDS[language], {"en": "zh", "zh": "en"}[language]
+    known = {lesson.id: lesson for lesson in lessons(root, planned=True)}
+    written = {lesson.id for lesson in lessons(root) if lesson.notebook(language, root).exists()}
+
+    def name(lesson_id, text):
+        return f'<a href="{language}/{known[lesson_id].name}.html">{text}</a>' if lesson_id in written else text
+
+    def row(lesson):
+        minutes = "" if lesson.minutes is None else max(1, round(lesson.minutes))
+        title = name(lesson.id, f"{lesson.id} {html.escape(lesson.title[language])}")
+        needs = words["comma"].join(name(needed, needed) for needed in lesson.needs)
+        return f"<tr><td>{title}</td><td>{minutes}</td><td>{needs}</td></tr>"
+
+    parts = []
+    for part, title in settings["parts"].items():
+        if rows := [row(known[i]) for i in sorted(written) if known[i].part == part]:
+            parts.append(PART.format(title=html.escape(title[language]), rows="\n".join(rows), **words))
+    title = html.escape(settings["title"][language])
+    switch = links([(START_PAGE[other], SWITCH[other])])
+    return START.format(language=language, title=title, navigation=switch, text=words["text"], parts="".join(parts))
+
+
 def build(root=ROOT, out=None):
-    """Renders every lesson of both editions and the index; returns problems, one line each."""
+    """Renders every lesson of both editions and the start pages; returns problems, one line each."""
     out = Path(out or Path(root) / "build" / "html")
     listed, problems = lessons(root), []
     for language in ("en", "zh"):
         shutil.rmtree(out / language, ignore_errors=True)
     copy_mathjax(out / "mathjax")
-    colours = HtmlFormatter(style="friendly").get_style_defs(".highlight")
-    (out / "style.css").write_text(f"{colours}\n{STYLE}", encoding="utf-8")
-    contents, rows = {"en": "Contents", "zh": "目录"}, []
+    light, dark = (HtmlFormatter(style=name).get_style_defs(".highlight") for name in ("default", "github-dark"))
+    code = f"@media not all and (prefers-color-scheme: dark) {{\n{light}\n}}\n"
+    code += f"@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
+    (out / "style.css").write_text(code + STYLE, encoding="utf-8")
     for language in ("en", "zh"):
         other = "zh" if language == "en" else "en"
         written = [lesson for lesson in listed if lesson.notebook(language, root).exists()]
         for k, lesson in enumerate(written):
-            links = [("../index.html", contents[language])]
+            leads = [(f"../{START_PAGE[language]}", WORDS[language]["start"])]
             if lesson.notebook(other, root).exists():
-                links.append((f"../{other}/{lesson.name}.html", {"en": "English", "zh": "中文"}[other]))
-            links += [(f"{n.name}.html", f"← {n.title[language]}") for n in written[max(0, k - 1) : k]]
-            links += [(f"{n.name}.html", f"{n.title[language]} →") for n in written[k + 1 : k + 2]]
-            navigation = "".join(f'<a href="{href}">{html.escape(text)}</a>' for href, text in links)
+                leads.append((f"../{other}/{lesson.name}.html", SWITCH[other]))
+            leads += [(f"{n.name}.html", f"← {n.title[language]}") for n in written[max(0, k - 1) : k]]
+            leads += [(f"{n.name}.html", f"{n.title[language]} →") for n in written[k + 1 : k + 2]]
             page = out / language / f"{lesson.name}.html"
-            render(lesson.notebook(language, root), page, language, navigation)
+            render(lesson.notebook(language, root), page, language, links(leads))
             remote = remote_references(page.read_text(encoding="utf-8"))
             problems += [f"{language}/{page.name} would fetch {what[:100]}" for what in remote]
-    for lesson in listed:
-        cells = []
-        for language in ("en", "zh"):
-            title = html.escape(lesson.title[language])
-            if lesson.notebook(language, root).exists():
-                title = f'<a href="{language}/{lesson.name}.html">{title}</a>'
-            cells.append(f'<td lang="{language}">{title}</td>')
-        rows.append(f"<tr><td>{lesson.id}</td>{''.join(cells)}</tr>")
-    title = {language: html.escape(text) for language, text in config(root)["title"].items()}
-    index = INDEX.format(title=title["en"], title_zh=title["zh"], rows="\n".join(rows))
-    (out / "index.html").write_text(index, encoding="utf-8")
+        (out / START_PAGE[language]).write_text(start_page(language, root), encoding="utf-8")
     return problems
 
 

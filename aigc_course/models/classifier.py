@@ -65,7 +65,7 @@ def fashion_classifier():
 
 
 @torch.no_grad()
-def accuracy(model, images, labels):
+def share_recognised(model, images, labels):
     """Share of `images`, bytes `(N, 28, 28)`, that the model puts into the class of their label, `(N,)`."""
     device = next(model.parameters()).device
     right = 0

@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from aigc_course.data import FASHION_CLASSES, Batches, fashion_mnist
 from aigc_course.files import sha256, write_atomically
-from aigc_course.models.classifier import FASHION_CLASSIFIER, ImageClassifier, accuracy
+from aigc_course.models.classifier import FASHION_CLASSIFIER, ImageClassifier, share_recognised
 from aigc_course.paths import DATA
 from aigc_course.runtime import pick_device, seed_everything
 from aigc_course.training import one_cycle, train
@@ -80,12 +80,12 @@ def main():
     weights = {n: v.half().cpu().contiguous() for n, v in model.state_dict().items() if v.is_floating_point()}
     model.load_state_dict({n: v.float() for n, v in weights.items()}, strict=False)  # scored as it will be loaded
     figures = {
-        "accuracy on the 10,000 test images": accuracy(model, test_images, test_labels),
-        "accuracy on 10,000 of the training images": accuracy(model, images[:10_000], labels[:10_000]),
+        "accuracy on the 10,000 test images": share_recognised(model, test_images, test_labels),
+        "accuracy on 10,000 of the training images": share_recognised(model, images[:10_000], labels[:10_000]),
     }
     for k, name in enumerate(FASHION_CLASSES):
         of_class = test_labels == k
-        figures[f"accuracy on the test images of class {name}"] = accuracy(
+        figures[f"accuracy on the test images of class {name}"] = share_recognised(
             model, test_images[of_class], test_labels[of_class]
         )
     for name, value in figures.items():

@@ -39,7 +39,7 @@ VOCAB_SIZE, LENGTH = 8192, 128
 SEGMENT = (LENGTH - 3) // 2  # the longest of two segments beside [CLS] and two [SEP]
 SHAPE = dict(num_hidden_layers=4, num_attention_heads=4, hidden_size=256, intermediate_size=1024)
 STEPS, BATCH_SIZE = 6000, 64
-MATRIX_RATE, RATE, WEIGHT_DECAY = 2e-3, 3e-3, 0.1
+MATRIX_RATE, RATE, WEIGHT_DECAY = 2e-3, 1e-3, 0.1
 IGNORED = -100  # the label that F.cross_entropy leaves out
 SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"')])\s+|\n")
 
@@ -298,8 +298,8 @@ A small cased BERT that has read film reviews. Lesson 17 of the course fine-tune
   10 % unchanged, drawn anew each time) plus that of "B follows A". Muon (rate {matrix_rate}, weight decay {decay}) for
   the encoder's matrices, AdamW (rate {rate}) for the rest, both linear down to 2 % of it; no dropout (`config.json`
   asks for 10 % in fine-tuning); matrix products in {precision}; seed {seed}. {minutes:.0f} minutes of processor time,
-  all threads together. `log.json` holds the losses. Of {evaluations} evaluations on {rows} validation examples the
-  weights of the best are kept: the last but for chance.
+  all threads together, on {machine}. `log.json` holds the losses. Of {evaluations} evaluations on {rows} validation
+  examples the weights of the best are kept: the last but for chance.
 - **Limits:** it knows film reviews of before 2011 and nothing else.
 
 | figure on the validation reviews | value |
@@ -356,8 +356,9 @@ def main():
         validation=len(texts["validation"]), pairs=len(batches.pairs.tensors[0]), steps=len(history),
         batch_size=options.batch_size, tokens=round(real * len(history)), epochs=len(history) / batches.per_epoch,
         matrix_rate=MATRIX_RATE, rate=RATE, decay=WEIGHT_DECAY, precision=options.precision, seed=options.seed,
-        minutes=sum(history["processor seconds"]) / 60, evaluations=len(history.evaluations),
-        rows=4 * options.batch_size, examples=len(unseen) * options.batch_size,
+        minutes=sum(history["processor seconds"]) / 60,
+        machine=torch.cuda.get_device_name() if device.type == "cuda" else "a processor without GPU",
+        evaluations=len(history.evaluations), rows=4 * options.batch_size, examples=len(unseen) * options.batch_size,
         masked=sum(int((batch["labels"] != IGNORED).sum()) for batch in unseen),
     )  # fmt: skip
     print_sums(options.target)

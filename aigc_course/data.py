@@ -3,9 +3,11 @@
 import csv
 import gzip
 import importlib.util
+import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torchvision.datasets import FashionMNIST
 
 from aigc_course.files import DamagedFile, read_sums, sha256, verify, write_atomically
@@ -58,6 +60,19 @@ def published_sum(name):
             f"{sums} is missing or damaged: it gives no sum of {name}. "
             "Fetch it again: `git checkout -- data/SHA256SUMS`."
         ) from error
+
+
+def shipped(name):
+    """(config, weights) of the model in `data/models/NAME/`: a dict, and float32 tensors by name, float16 on disk.
+
+    Raises DamagedFile when one of its files is cut or altered.
+    """
+    folder = DATA / "models" / name
+    for file in ("config.json", "model.safetensors"):
+        entry = f"models/{name}/{file}"
+        verify(DATA / entry, published_sum(entry), f"Fetch it again: `git checkout -- data/{entry}`.")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config, {key: value.float() for key, value in load_file(folder / "model.safetensors").items()}
 
 
 def movie_reviews(source):

@@ -1,15 +1,12 @@
 """Tang poems, and what judges a poem: its form, its rhymes, and whether its lines were there before."""
 
 import functools
-import json
 import lzma
 import random
 import re
 from collections import Counter
 
-from safetensors.torch import load_file
-
-from aigc_course.data import published_sum
+from aigc_course.data import published_sum, shipped
 from aigc_course.files import verify
 from aigc_course.models.gpt import GPT, GPTConfig
 from aigc_course.paths import DATA
@@ -96,15 +93,10 @@ def poem_gpt():
     Made by `python -m aigc_course.recipes.poems`; see data/models/poem_gpt/README.md. Raises DamagedFile when one of
     its files is cut or altered.
     """
-    for name in ("config.json", "model.safetensors"):
-        path = POEM_GPT / name
-        entry = path.relative_to(DATA).as_posix()
-        verify(path, published_sum(entry), f"Fetch it again: `git checkout -- data/{entry}`.")
-    config = json.loads((POEM_GPT / "config.json").read_text(encoding="utf-8"))
+    config, weights = shipped("poem_gpt")
     model = GPT(GPTConfig(**config["model"]))
-    weights = load_file(POEM_GPT / "model.safetensors")  # float16, half the size; computing is done in float32
     weights["head.weight"] = weights["token_embedding.weight"]  # one table, kept once
-    model.load_state_dict({name: value.float() for name, value in weights.items()})
+    model.load_state_dict(weights)
     return model.eval(), Characters(config["characters"])
 
 

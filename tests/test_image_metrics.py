@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from aigc_course import data
 from aigc_course.data import fashion_mnist
 from aigc_course.files import DamagedFile
 from aigc_course.image_metrics import (
@@ -24,7 +25,7 @@ from aigc_course.image_metrics import (
 )
 from aigc_course.models import classifier as module
 from aigc_course.models.classifier import ImageClassifier, fashion_classifier, share_recognised
-from aigc_course.paths import RESULTS
+from aigc_course.paths import DATA, RESULTS
 
 
 def random_gaussian(d, g, rank=None):
@@ -170,8 +171,8 @@ def test_a_damaged_classifier_is_named(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "config.json").write_bytes((module.FASHION_CLASSIFIER / "config.json").read_bytes())
     (folder / "model.safetensors").write_bytes(b"cut")
-    monkeypatch.setattr(module, "DATA", tmp_path)
-    monkeypatch.setattr(module, "FASHION_CLASSIFIER", folder)
+    (tmp_path / "SHA256SUMS").write_bytes((DATA / "SHA256SUMS").read_bytes())
+    monkeypatch.setattr(data, "DATA", tmp_path)
     with pytest.raises(DamagedFile, match="model.safetensors is damaged.*git checkout"):
         fashion_classifier()
 

@@ -1,13 +1,9 @@
 """A small convolutional classifier of Fashion-MNIST, in whose feature space lesson 23 measures generated images."""
 
-import json
-
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from aigc_course.data import published_sum
-from aigc_course.files import verify
+from aigc_course.data import shipped
 from aigc_course.paths import DATA
 
 FASHION_CLASSIFIER = DATA / "models" / "fashion_classifier"
@@ -53,14 +49,9 @@ def fashion_classifier():
     Made by `python -m aigc_course.recipes.image_classifier`; see data/models/fashion_classifier/README.md. Raises
     DamagedFile when one of its files is cut or altered.
     """
-    for name in ("config.json", "model.safetensors"):
-        path = FASHION_CLASSIFIER / name
-        entry = path.relative_to(DATA).as_posix()
-        verify(path, published_sum(entry), f"Fetch it again: `git checkout -- data/{entry}`.")
-    config = json.loads((FASHION_CLASSIFIER / "config.json").read_text(encoding="utf-8"))
+    config, weights = shipped("fashion_classifier")
     model = ImageClassifier(**config["model"])
-    weights = load_file(FASHION_CLASSIFIER / "model.safetensors")  # float16, half the size; computed in float32
-    model.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
+    model.load_state_dict(weights, strict=False)  # without batch normalisation's counts of batches
     return model.eval().to(memory_format=torch.channels_last)
 
 

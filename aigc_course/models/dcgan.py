@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from aigc_course.data import shipped
 from aigc_course.models.gan import discriminator_step, generator_step
 from aigc_course.runtime import progress
 from aigc_course.training import TrainingDiverged
@@ -169,6 +170,18 @@ def train_game(generator, discriminator, batches, g, *, steps=None, seconds=None
     bar.close()
     generator.eval(), discriminator.eval()
     return losses
+
+
+def fashion_generator():
+    """The generator that comes with the course, in evaluation mode, on the CPU, float32.
+
+    Made by `python -m aigc_course.recipes.fashion_generator`; see data/models/fashion_generator/README.md. Raises
+    DamagedFile when one of its files is cut or altered.
+    """
+    config, weights = shipped("fashion_generator")
+    generator = Generator(**config["model"])
+    generator.load_state_dict(weights, strict=False)  # without batch normalisation's counts of batches
+    return generator.eval().to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

@@ -10,7 +10,9 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.testing import assert_close
 
-from aigc_course.data import Batches
+from aigc_course.data import Batches, fashion_mnist
+from aigc_course.image_metrics import score_images
+from aigc_course.models.classifier import fashion_classifier
 from aigc_course.models.dcgan import (
     FIRST_TRY,
     NOISE_DIM,
@@ -19,6 +21,7 @@ from aigc_course.models.dcgan import (
     Generator,
     WithoutLabels,
     draw_weights,
+    fashion_generator,
     first_try,
     multilayer_networks,
     sample,
@@ -26,6 +29,7 @@ from aigc_course.models.dcgan import (
     train_game,
 )
 from aigc_course.models.gan import discriminator_loss, discriminator_step, generator_loss, generator_step
+from aigc_course.paths import DATA
 from aigc_course.training import TrainingDiverged
 from benchmarks import batches as batches_benchmark
 from benchmarks import dcgan as dcgan_benchmark
@@ -298,3 +302,23 @@ def test_the_benchmark_of_batches_compares_the_same_pictures(monkeypatch, capsys
     batches_benchmark.main()
     torch.set_num_threads(before)
     assert capsys.readouterr().out.splitlines()[-1].startswith("ratio ")
+
+
+def test_the_shipped_generator_is_as_good_as_its_card_says():
+    card = (DATA / "models" / "fashion_generator" / "README.md").read_text(encoding="utf-8")
+    stated = {name: float(card.split(f"| {name} | ")[1].split(" ")[0]) for name in ("fid", "precision", "recall")}
+    real, drawn = (
+        fashion_mnist("test")[0][:3000].unsqueeze(1) / 255,
+        sample(fashion_generator(), torch.arange(3000) % 10),
+    )
+    found = score_images(fashion_classifier(), real, drawn)  # the FID of fewer images is a little larger
+    assert stated["fid"] < 8 and abs(found["fid"] - stated["fid"]) < 1.5
+    assert all(abs(found[name] - stated[name]) < 0.1 for name in ("precision", "recall"))
+
+
+def test_the_shipped_generator_draws_the_same_again_and_what_it_is_asked_for():
+    generator, labels = fashion_generator(), torch.arange(200) % 10
+    drawn = sample(generator, labels)
+    assert torch.equal(drawn, sample(generator, labels)) and not generator.training
+    with torch.no_grad():
+        assert (fashion_classifier()(drawn).argmax(1) == labels).float().mean() > 0.8

@@ -54,10 +54,9 @@ def copy_lessons():
 
 
 def lab(options):
-    """Opens JupyterLab at lesson 00 (21 until 00 exists), in Chinese where the system's language is Chinese."""
+    """Opens JupyterLab at its first lesson, in Chinese where the system's language is Chinese."""
     copy_lessons()
-    written = {lesson.id: lesson for lesson in lessons()}
-    first = written.get("00") or written["21"]
+    first = lessons()[0]
     wanted = os.environ.get("AIGC_LANG") or os.environ.get("LANG", "")
     language = "zh" if wanted.lower().startswith("zh") else "en"
     command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url=/lab/tree/{language}/{first.name}.ipynb"]

@@ -96,8 +96,9 @@ def execute(lesson):
         os.environ |= {"AIGC_PROFILE": "cpu", "AIGC_CHECKPOINTS": checkpoints, "AIGC_PROGRESS": checkpoints}
         os.environ.pop("AIGC_LANG", None)
         client = NotebookClient(
-            notebook, timeout=CELL_TIMEOUT, record_timing=False, resources={"metadata": {"path": str(path.parent)}}
-        )
+            notebook, timeout=CELL_TIMEOUT, record_timing=False, coalesce_streams=True,
+            resources={"metadata": {"path": str(path.parent)}},
+        )  # fmt: skip
         client.execute()
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

@@ -3,12 +3,18 @@
 import functools
 import random
 import re
+from pathlib import Path
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import get_session
 from transformers import AutoModelForCausalLM, AutoModelForPreTraining, AutoTokenizer
 
 from aigc_course.data import movie_reviews, published_sum
 from aigc_course.files import read_sums, verify
 from aigc_course.paths import DATA
+from aigc_course.runtime import quiet
 
 MODELS = DATA / "models"
 VALIDATION_REVIEWS = 1000
@@ -56,16 +62,29 @@ def load_encoder(name="bert_mini"):
 
 
 def load(auto_class, name):
-    """A model by `auto_class`, and its tokenizer."""
+    """A model by `auto_class`, and its tokenizer; without loading bars, and without waiting for a network that is not
+    there."""
+    quiet()
     files = [file for file in read_sums(DATA / "SHA256SUMS") if file.startswith(f"models/{name}/")]
     for file in files:
         verify(DATA / file, published_sum(file), f"Fetch it again: `git checkout -- data/{file}`.")
     where = MODELS / name if files else name
     try:
+        if not Path(where).is_dir() and not hub_answers():
+            where = snapshot_download(name, local_files_only=True)  # what an earlier visit has left on the disk
         return auto_class.from_pretrained(where, dtype="float32").eval(), AutoTokenizer.from_pretrained(where)
-    except OSError as error:
+    except (OSError, HFValidationError) as error:
         raise OSError(
             f"The model {str(name)!r} neither ships with the course nor is on this computer, and it could not be "
             "fetched from huggingface.co. Connect to the network once, or use a model that ships with the course: "
             "gpt2_mini or bert_mini."
         ) from error
+
+
+def hub_answers(seconds=4):
+    """Whether huggingface.co, or the mirror that HF_ENDPOINT names, answers at all; asked once, not again and again."""
+    try:
+        get_session().head(ENDPOINT, timeout=seconds)
+    except Exception:  # each HTTP library has its own
+        return False
+    return True

@@ -50,3 +50,17 @@ def find_lesson(word, root=ROOT):
         if word in (lesson.id, lesson.slug, lesson.name):
             return lesson
     raise ValueError(f"no lesson {word!r}; there are {', '.join(known.name for known in lessons(root))}")
+
+
+def direct_needs(listed):
+    """{id: ids of the lessons that it needs, less those that another of these needs already}, within `listed`.
+
+    Where 12 needs 10 and 11, and 11 needs 10, that is {"10": (), "11": ("10",), "12": ("11",)}.
+    """
+    needs = {lesson.id: lesson.needs for lesson in listed}
+    needs = {key: tuple(n for n in found if n in needs) for key, found in needs.items()}
+
+    def before(key):
+        return set(needs[key]).union(*map(before, needs[key]))
+
+    return {key: tuple(n for n in found if not any(n in before(m) for m in found)) for key, found in needs.items()}

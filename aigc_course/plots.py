@@ -1,9 +1,12 @@
 """How the figures look: one style, a palette that colour-blind readers can tell apart, sheets of images."""
 
 import math
+import textwrap
 
 import matplotlib.pyplot as plt
 import torch
+
+from aigc_course.course import direct_needs
 
 # Okabe and Ito, 2008, Color Universal Design
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -56,3 +59,48 @@ def show_images(images, *, columns=10, title="", row_labels=None, scale=0.62, ax
     for spine in ax.spines.values():
         spine.set_visible(False)
     return ax
+
+
+def show_lessons(listed, parts, *, here=None, ax=None):
+    """Draws lessons as boxes, parts side by side, and an arrow from each to those that build on it.
+
+    listed: `Lesson`s. parts: {digit: English title}. here: id of the lesson that is drawn filled. A lesson stands one
+    row below the lowest of those that it needs; what these need in turn gets no arrow. Returns the axes.
+    """
+    needs, places, middles, left = direct_needs(listed), {}, {}, 0
+    row = {key: depth(needs, key) for key in needs}
+    for part in sorted({lesson.part for lesson in listed}):
+        rows = [[x.id for x in listed if x.part == part and row[x.id] == r] for r in range(max(row.values()) + 1)]
+        width = max(map(len, rows))
+        middles[part] = left + (width - 1) / 2
+        for r, ids in enumerate(rows):
+            places |= {key: (middles[part] + i - (len(ids) - 1) / 2, r) for i, key in enumerate(ids)}
+        left += width + 0.25
+    lowest = max(row.values())
+    if ax is None:
+        _, ax = plt.subplots(figsize=(1.2 * left, 0.8 * (lowest + 1.7)))
+    ax.set(xlim=(-0.55, left - 0.7), ylim=(lowest + 0.4, -0.9))
+    ax.axis("off")
+    for lesson in listed:
+        (x, y), colour = places[lesson.id], part_colour(lesson.part)
+        fill, ink = (colour, "white") if lesson.id == here else ("white", "black")
+        ax.add_patch(plt.Rectangle((x - 0.46, y - 0.3), 0.92, 0.6, ec=colour, fc=fill, lw=1.5))
+        title = textwrap.fill(lesson.title["en"].split(":")[0], 19, break_on_hyphens=False)
+        ax.text(x, y, f"{lesson.id}\n{title}", ha="center", va="center", fontsize=7.5, color=ink)
+        for other in needs[lesson.id]:
+            x0, y0 = places[other]
+            ax.plot([x0, x0, x, x], [y0 + 0.3, y - 0.5, y - 0.5, y - 0.4], color="#777777", lw=1.2, zorder=0)
+            ax.annotate("", (x, y - 0.3), (x, y - 0.5), arrowprops=dict(arrowstyle="->", color="#777777", shrinkA=0))
+    for part, x in middles.items():
+        ax.text(x, -0.6, parts[part], ha="center", color=part_colour(part), fontweight="bold")
+    return ax
+
+
+def part_colour(part):
+    """The colour of a part of the course, by its digit; never black."""
+    return COLOURS[int(part) % (len(COLOURS) - 1)]
+
+
+def depth(needs, key):
+    """The length of the longest chain of needs that leads to a lesson; `needs` as `direct_needs` gives them."""
+    return max((depth(needs, other) + 1 for other in needs[key]), default=0)

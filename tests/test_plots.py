@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from aigc_course.plots import COLOURS, show_images, use_course_style
+from aigc_course.course import Lesson, direct_needs
+from aigc_course.plots import COLOURS, show_images, show_lessons, use_course_style
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +78,52 @@ def test_colours_differ_for_colour_blind_readers():
         seen = seen.clip(0, 1) ** (1 / 2.2)
         distances = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
         assert min(distances) > 0.1
+
+
+def listed(**needs):
+    """Lessons called by their ids, as in `listed(a01="", a02="01")`."""
+    return [Lesson(key[1:], "s", {"en": f"Title {key[1:]}: more"}, tuple(n.split()), None) for key, n in needs.items()]
+
+
+COURSE = listed(a00="", a01="", a02="01", a03="01 02", a10="01", a11="01 02 10", a12="10 99", a13="03 12", a20="01")
+
+
+def test_direct_needs_leave_out_what_another_need_brings():
+    found = direct_needs(COURSE)
+    assert found["03"] == ("02",) and found["11"] == ("02", "10") and found["13"] == ("03", "12")
+    assert found["12"] == ("10",), "99 is not listed"
+    assert found["00"] == found["01"] == () and list(found) == [lesson.id for lesson in COURSE]
+    for lesson in COURSE:  # brute force: with the direct needs alone one comes to the same lessons
+        assert reached(found, lesson.id) == reached({x.id: x.needs for x in COURSE} | {"99": ()}, lesson.id) - {"99"}
+
+
+def reached(needs, key):
+    return set(needs[key]).union(*(reached(needs, other) for other in needs[key]))
+
+
+def test_the_map_has_a_box_for_each_lesson_and_an_arrow_downwards_for_each_need():
+    ax = show_lessons(COURSE, {"0": "Foundations", "1": "Language", "2": "Images"}, here="00")
+    boxes = [(box.get_x(), box.get_y()) for box in ax.patches]
+    assert len(boxes) == len(set(boxes)) == len(COURSE)
+    assert all(abs(x - u) >= 0.92 or abs(y - v) >= 0.6 for i, (x, y) in enumerate(boxes) for u, v in boxes[:i])
+    texts = [text.get_text() for text in ax.texts if text.get_text()]
+    assert {text.split("\n")[0] for text in texts} == {lesson.id for lesson in COURSE} | {
+        "Foundations",
+        "Language",
+        "Images",
+    }
+    assert "00\nTitle 00" in texts
+    assert len(ax.lines) == sum(map(len, direct_needs(COURSE).values()))
+    assert all(line.get_ydata()[0] < line.get_ydata()[-1] for line in ax.lines)  # the axis points down
+    filled = [box for box in ax.patches if box.get_facecolor() != (1, 1, 1, 1)]
+    assert len(filled) == 1
+    left, right, bottom, top = *ax.get_xlim(), *ax.get_ylim()
+    assert all(left < x and x + 0.92 < right and top < y and y + 0.6 < bottom for x, y in boxes)
+
+
+def test_the_map_of_this_course_can_be_drawn():
+    from aigc_course.course import config, lessons
+
+    planned = lessons(planned=True)
+    ax = show_lessons(planned, {digit: name["en"] for digit, name in config()["parts"].items()})
+    assert len(ax.patches) == len(planned)

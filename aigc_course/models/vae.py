@@ -1,5 +1,7 @@
 """The variational autoencoder of lesson 21, where each of these is explained."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -81,3 +83,42 @@ def active_units(model, images):
     """How many latent coordinates have a posterior mean that varies over `images` (bytes) by more than 0.01."""
     means = model.encode(to_float(images).to(next(model.parameters()).device))[0]  # (N, d)
     return int((means.var(dim=0) > 0.01).sum())
+
+
+@torch.no_grad()
+def log_importance_weights(model, x, k, noise_seed=0):
+    """log w of k draws from q(z | x) for each of the images x `(B, 1, 28, 28)` in [0, 1]: `(k, B)`, in nats."""
+    mean, log_variance = model.encode(x)
+    source, rows = torch.Generator().manual_seed(noise_seed), []
+    for _ in range(k):
+        noise = torch.randn(mean.shape, generator=source).to(x.device)
+        z = reparameterise(mean, log_variance, noise)
+        log_p_over_q = 0.5 * (noise.square() + log_variance - z.square()).sum(dim=1)  # log p(z) - log q(z | x)
+        rows.append(log_p_over_q - reconstruction_loss(model.decode(z), x))
+    return torch.stack(rows)
+
+
+def bound_from(log_w, k):
+    """The importance-weighted bound with k draws in nats, a mean over images: log_w `(draws, B)`, in groups of k.
+
+    After Burda, Grosse and Salakhutdinov, 2016, arXiv:1509.00519. The draws must be a multiple of k.
+    """
+    groups = log_w.reshape(-1, k, log_w.shape[1])
+    return (groups.logsumexp(dim=1) - math.log(k)).mean().item()
+
+
+def binarise(images, noise_seed=None):
+    """Grey bytes as black and white ones, 0 or 255, of the same shape.
+
+    noise_seed: None puts a pixel on from 128 upwards; a number draws each pixel once, on with probability grey / 255.
+    """
+    if noise_seed is None:
+        return (images >= 128).byte() * 255
+    dice = torch.rand(images.shape, generator=torch.Generator().manual_seed(noise_seed))
+    return (dice < images / 255).byte() * 255
+
+
+def sharpness(images):
+    """Mean squared Laplacian of images `(N, 1, H, W)`: how much a pixel differs from its four neighbours."""
+    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]).to(images)
+    return F.conv2d(images, kernel[None, None]).square().mean().item()

@@ -18,8 +18,8 @@ LATENT_DIM, STEPS, BETA_STEPS = 20, 9000, 3000  # as in the lesson at "cpu"
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
-def run(seed, steps, beta, images, test_images):
-    """One training as in the lesson; its scores on the test images as a dict."""
+def fit(seed, steps, beta, images, checkpoint=None):
+    """The lesson's training on `images` (bytes); its model."""
     g, device = seed_everything(seed), pick_device()
     model = VAE(LATENT_DIM).to(device)
 
@@ -30,7 +30,14 @@ def run(seed, steps, beta, images, test_images):
 
     batches = Batches(images, batch_size=128, seed=seed, prepare=to_float)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    train(step, model, batches, optimizer=optimizer, steps=steps, schedule=one_cycle, generator=g)
+    options = dict(steps=steps, schedule=one_cycle, generator=g, checkpoint=checkpoint)
+    train(step, model, batches, optimizer=optimizer, **options)
+    return model
+
+
+def run(seed, steps, beta, images, test_images):
+    """One training as in the lesson; its scores on the test images as a dict."""
+    model = fit(seed, steps, beta, images)
     scores = dict(zip(("negative_elbo", "reconstruction", "kl"), evaluate(model, test_images)))
     return {"seed": seed, "beta": beta, "steps": steps, **scores, "active_units": active_units(model, test_images)}
 

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import signal
 import sys
 import threading
 import time
@@ -518,7 +519,9 @@ def test_an_answer_that_cannot_be_stopped_is_left_behind():
     assert back_to(threads)  # it ends as soon as Python has a say again
 
 
-def test_interrupt_gets_through_and_ends_the_answer(toys):
+def test_interrupt_gets_through_and_ends_the_answer(toys, request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores interrupts
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     threads = threading.active_count()
     timer = threading.Timer(0.3, _thread.interrupt_main)
     timer.start()

@@ -4,6 +4,7 @@ import csv
 import gzip
 import importlib.util
 import json
+import random
 from pathlib import Path
 
 import torch
@@ -48,6 +49,16 @@ def unpack(name, folder):
         write_atomically(target, content)
     except PermissionError:  # on Windows: another process has put it there first and is reading it
         verify(target, unpacked_sum, "It cannot be replaced: close other programs that use it.")
+
+
+def shuffled_parts(texts, sizes, seed):
+    """`texts` in an order that `seed` decides, cut into {name: list of texts}; sizes: {name: how many}."""
+    texts, parts, start = list(texts), {}, 0
+    random.Random(seed).shuffle(texts)
+    for name, size in sizes.items():
+        parts[name] = texts[start : start + size]
+        start += size
+    return parts
 
 
 def published_sum(name):

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import random
 import re
 from functools import cache
 
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from aigc_course.data import Batches, movie_reviews
+from aigc_course.data import Batches, movie_reviews, shuffled_parts
 from aigc_course.training import train
 
 SNIPPETS = {"train": 4000, "validation": 500, "test": 500}  # how many of each
@@ -35,12 +34,7 @@ def snippets():
     for text, _ in movie_reviews("rotten_tomatoes"):
         distinct.setdefault(only_letters(text), text.translate(DASHES).strip())
     texts = [text for found, text in distinct.items() if len(found) >= FEWEST_LETTERS]
-    random.Random(14).shuffle(texts)
-    parts, start = {}, 0
-    for name, size in SNIPPETS.items():
-        parts[name] = texts[start : start + size]
-        start += size
-    return parts
+    return shuffled_parts(texts, SNIPPETS, seed=14)
 
 
 def encode_snippets(texts, tokenizer):

@@ -1,7 +1,6 @@
 """Reviews, tokens and scores that language models share, so that lesson 12 computes on what lesson 10 computed on."""
 
 import math
-import random
 import re
 from collections import Counter, defaultdict
 from functools import cache
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from aigc_course.data import movie_reviews
+from aigc_course.data import movie_reviews, shuffled_parts
 
 REVIEWS = {"test": 400, "validation": 300, "train": 2000}  # how many of each
 VOCAB_SIZE = 2048  # 256 bytes, 1,791 merged tokens, and the end token
@@ -28,13 +27,7 @@ def review_splits():
     for text, _ in movie_reviews("imdb"):
         text = re.sub(r"(<br />)+", "\n", text).strip()
         distinct.setdefault(re.sub("[^a-z]", "", text.lower())[:100], text)
-    texts = list(distinct.values())
-    random.Random(10).shuffle(texts)
-    splits, start = {}, 0
-    for name, size in REVIEWS.items():
-        splits[name] = texts[start : start + size]
-        start += size
-    return splits
+    return shuffled_parts(distinct.values(), REVIEWS, seed=10)
 
 
 def glue(parts, pair):

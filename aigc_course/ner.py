@@ -45,11 +45,6 @@ def ner_sentences(part):
     return [(sentence.text, list(sentence.names)) for sentence in sentences(part)]
 
 
-def ner_ambiguous(part):
-    """For each of `ner_sentences(part)`: True if a name in it could as well be something else, say a film."""
-    return [sentence.ambiguous for sentence in sentences(part)]
-
-
 def sentences(part):
     """The `Sentence`s of a part: `ner_sentences` with where each stands."""
     if part not in PARTS:

@@ -1,29 +1,14 @@
-"""Lesson 02's recipe: the same definitions as in the lesson, whole results, budgets that are kept."""
+"""Lesson 02's recipe: whole results, budgets that are kept."""
 
-import ast
 import json
 
-import nbformat
 import optuna
 import pytest
 import torch
 
-from aigc_course.paths import NOTEBOOKS, RESULTS, ROOT
+from aigc_course.paths import RESULTS
 from aigc_course.recipes import hyperparameters
 from aigc_course.recipes.hyperparameters import OPTIMISERS, RATES, SCHEDULES, WAYS, one_run, search
-
-SHARED = {"clothes", "network", "fit", "judge", "suggest", "train_part_by_part", "search", "OPTIMISERS", "SCHEDULES"}
-
-
-def definitions(source):
-    """{name: syntax tree as text} of the functions and of the upper-case constants at the top of a piece of code."""
-    found = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef):
-            found[node.name] = ast.dump(node)
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            found[node.targets[0].id] = ast.dump(node)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +17,6 @@ def toy():
     g = torch.Generator().manual_seed(0)
     sizes = {"train": 128, "validation": 64, "test": 64}
     return {k: (torch.rand(n, 196, generator=g), torch.randint(10, (n,), generator=g)) for k, n in sizes.items()}
-
-
-def test_the_recipe_and_the_lesson_define_the_same():
-    path = ROOT / "aigc_course" / "recipes" / "hyperparameters.py"
-    recipe = definitions(path.read_text(encoding="utf-8"))
-    lesson = {}
-    for cell in nbformat.read(NOTEBOOKS / "en" / "02_optimisers.ipynb", as_version=4).cells:
-        if cell.cell_type == "code":
-            lesson |= definitions(cell.source)
-    assert SHARED <= set(recipe) and SHARED <= set(lesson)
-    assert [name for name in sorted(SHARED) if recipe[name] != lesson[name]] == []
 
 
 def test_the_stored_results_are_whole():

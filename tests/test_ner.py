@@ -13,7 +13,7 @@ from aigc_course import data, paths
 from aigc_course import ner as module
 from aigc_course.data import movie_reviews
 from aigc_course.files import DamagedFile
-from aigc_course.ner import NER_TYPES, PARTS, ner_ambiguous, ner_sentences, sentences
+from aigc_course.ner import NER_TYPES, PARTS, ner_sentences, sentences
 
 SIZES = {"train": 600, "validation": 300, "test": 300}
 EVERY = [sentence for part in PARTS for sentence in sentences(part)]
@@ -46,7 +46,7 @@ def copied(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_has_its_sentences_in_order(part):
-    assert len(ner_sentences(part)) == len(ner_ambiguous(part)) == SIZES[part]
+    assert len(ner_sentences(part)) == SIZES[part]
     assert [s.id for s in sentences(part)] == [f"{part}-{i:03d}" for i in range(1, SIZES[part] + 1)]
     assert [s.row for s in sentences(part)] == sorted(s.row for s in sentences(part))
 
@@ -84,7 +84,7 @@ def test_enough_names_of_each_type_and_enough_sentences_without():
 
 def test_one_sentence_in_ten_and_more_has_an_ambiguous_name():
     for part in PARTS:
-        assert sum(ner_ambiguous(part)) >= SIZES[part] / 10
+        assert sum(sentence.ambiguous for sentence in sentences(part)) >= SIZES[part] / 10
     assert any(len({s.text[a:b] for a, b, _ in s.names}) < len(s.names) for s in EVERY)
 
 
@@ -113,7 +113,7 @@ def test_what_is_given_may_be_changed():
 
 @pytest.mark.parametrize("part", ["Train", "all", "", None])
 def test_an_unknown_part_is_refused(part):
-    for function in (ner_sentences, ner_ambiguous, sentences):
+    for function in (ner_sentences, sentences):
         with pytest.raises(ValueError, match="part must be one of .*'train', 'validation', 'test'"):
             function(part)
 

@@ -129,10 +129,22 @@ def test_exercises_have_a_card_and_a_check_in_both_languages(lesson):
             assert re.search(card.format(re.escape(number)), prose), (language, number)
 
 
-def definitions(source):
-    """{name: syntax tree as text} of the functions and classes at the top of a piece of code."""
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    return {node.name: ast.dump(node) for node in ast.parse(source).body if isinstance(node, kinds)}
+def definitions(source, constants=()):
+    """{name: syntax tree as text} of the functions, the classes and these constants at the top of a piece of code."""
+    found = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found[node.name] = ast.dump(node)
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) in constants:
+            found[node.targets[0].id] = ast.dump(node)
+    return found
+
+
+def definitions_of(lesson, constants=()):
+    """Pairs (definitions, cell id) of a lesson's code cells."""
+    for cell in code_cells(read(lesson)):
+        code = "\n".join(line for line in cell.source.splitlines() if not line.startswith(("%", "!")))
+        yield definitions(code, constants), cell.id
 
 
 def test_a_definition_in_a_lesson_and_in_the_package_is_the_same():
@@ -140,15 +152,27 @@ def test_a_definition_in_a_lesson_and_in_the_package_is_the_same():
     for path in (ROOT / "aigc_course").rglob("*.py"):
         if "exercises" not in path.parts and "recipes" not in path.parts:
             package |= definitions(path.read_text(encoding="utf-8"))
-    shared = 0
-    for lesson in LESSONS:
-        for cell in code_cells(read(lesson)):
-            code = "\n".join(line for line in cell.source.splitlines() if not line.startswith(("%", "!")))
-            for name, tree in definitions(code).items():
-                if name in package:
-                    shared += 1
-                    assert tree == package[name], f"{lesson.name}: {name} in cell {cell.id}"
-    assert shared > 0
+    shared = [
+        (f"{lesson.name}: {name} in cell {cell}", tree == package[name])
+        for lesson in LESSONS
+        for found, cell in definitions_of(lesson)
+        for name, tree in found.items()
+        if name in package
+    ]
+    assert shared and [where for where, same in shared if not same] == []
+
+
+@pytest.mark.parametrize(
+    ("number", "recipe", "constants", "functions"),
+    [("02", "hyperparameters", {"OPTIMISERS", "SCHEDULES"}, 7), ("03", "generalisation", {"pictures"}, 7)],
+)
+def test_a_recipe_and_its_lesson_define_the_same(number, recipe, constants, functions):
+    path = ROOT / "aigc_course" / "recipes" / f"{recipe}.py"
+    ours = definitions(path.read_text(encoding="utf-8"), constants)
+    lesson = {name: tree for found, _ in definitions_of(BY_ID[number], constants) for name, tree in found.items()}
+    shared = ours.keys() & lesson.keys()
+    assert constants <= shared and len(shared - constants) >= functions
+    assert [name for name in sorted(shared) if ours[name] != lesson[name]] == []
 
 
 def script(*arguments):

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from safetensors.torch import save
 
 from aigc_course.data import FASHION_CLASSES, Batches, fashion_mnist
-from aigc_course.files import sha256, write_atomically
+from aigc_course.files import write_atomically
 from aigc_course.models.classifier import FASHION_CLASSIFIER, ImageClassifier, share_recognised
-from aigc_course.paths import DATA
+from aigc_course.recipes.pretraining import print_sums
 from aigc_course.runtime import pick_device, seed_everything
 from aigc_course.training import one_cycle, train
 
@@ -102,10 +102,7 @@ def main():
         python=platform.python_version(), torch=version("torch"),
     )  # fmt: skip
     write_atomically(options.target / "README.md", card.encode())
-    for name in ("config.json", "model.safetensors"):
-        path = options.target / name
-        print(f"{sha256(path)}  {path.relative_to(DATA).as_posix() if path.is_relative_to(DATA) else path}")
-    print("Put these two lines into data/SHA256SUMS in place of the old ones.")
+    print_sums(options.target)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,8 @@ from safetensors.torch import save
 
 from aigc_course.data import Batches
 from aigc_course.decoding import generate
-from aigc_course.files import sha256, write_atomically
+from aigc_course.files import write_atomically
 from aigc_course.models.gpt import GPT, GPTConfig, count_parameters
-from aigc_course.paths import DATA
 from aigc_course.poems import (
     FORMS,
     POEM_GPT,
@@ -36,6 +35,7 @@ from aigc_course.poems import (
     shuffle_lines,
     tang_poems,
 )
+from aigc_course.recipes.pretraining import print_sums
 from aigc_course.runtime import pick_device, seed_everything
 from aigc_course.training import train, warmup_cosine
 
@@ -172,10 +172,7 @@ def main():
         command=" ".join(["python -m aigc_course.recipes.poems", *sys.argv[1:]]),
     )  # fmt: skip
     write_atomically(options.target / "README.md", card.encode())
-    for name in ("config.json", "model.safetensors"):
-        path = options.target / name
-        print(f"{sha256(path)}  {path.relative_to(DATA).as_posix() if path.is_relative_to(DATA) else path}")
-    print("Put these two lines into data/SHA256SUMS in place of the old ones.")
+    print_sums(options.target)
 
 
 if __name__ == "__main__":

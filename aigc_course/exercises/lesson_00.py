@@ -3,6 +3,7 @@
 import torch
 
 from . import Exercise, Mistake
+from .core import difference, plain
 
 
 def mean_images(images, labels):
@@ -59,6 +60,20 @@ def descend_adding_up(f, x, rate, steps):
         with torch.no_grad():
             x -= rate * x.grad
     return x.detach()
+
+
+def verify_descend(function, g):
+    for _ in range(4):
+        f, x, rate, steps = valley_case(g)
+        given = x.clone()
+        found = function(f, x, rate, steps)
+        problem = difference(plain(descend(f, given, rate, steps)), plain(found), EXERCISES[2])
+        if problem:
+            return problem
+        if not torch.equal(x.detach(), given):
+            return "The x that was given has changed: work on a copy.", "传进来的 x 被改动了：请在它的拷贝上算。"
+        if getattr(found, "requires_grad", False):
+            return "The result still takes notes: return x.detach().", "结果还带着计算图：请返回 x.detach()。"
 
 
 EXERCISES = (
@@ -142,6 +157,7 @@ EXERCISES = (
         id="00.3",
         solution=descend,
         cases=valley_case,
+        verify=verify_descend,
         mistakes=(
             Mistake(
                 descend_adding_up,

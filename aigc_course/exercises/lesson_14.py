@@ -150,6 +150,7 @@ def batches_case(g):
 
 def verify_batches(function, g):
     lengths, batch_size, own = batches_case(g)
+    twin = torch.Generator().set_state(own.get_state())
     found = function(lengths.clone(), batch_size, own)
     if not isinstance(found, list | tuple) or not all(isinstance(b, torch.Tensor) and b.ndim == 1 for b in found):
         return "Return a list of tensors of row numbers.", "请返回由行号张量组成的列表。"
@@ -170,6 +171,12 @@ def verify_batches(function, g):
     again = function(lengths.clone(), batch_size, torch.Generator().manual_seed(sizes(g, (0, 2**30))[0]))
     if [batch.tolist() for batch in again] == [batch.tolist() for batch in found]:
         return "The same order every time: does it come from the generator?", "每次次序都一样：用的是 generator 吗？"
+    again = function(lengths.clone(), batch_size, twin)
+    if [batch.tolist() for batch in again] != [batch.tolist() for batch in found]:
+        return (
+            "The same generator gave another order: draw from it and from nothing else.",
+            "同一个 generator 两次给出的次序不同：只能从它抽取。",
+        )
 
 
 EXERCISES = (
@@ -182,6 +189,11 @@ EXERCISES = (
                 lambda ids, mask: ids.masked_fill(mask.cumsum(1) == 1, IGNORED),
                 "The padding is still in the loss.",
                 "填充还在损失里。",
+            ),
+            Mistake(
+                lambda ids, mask: ids.masked_fill(mask == 0, IGNORED),
+                "The first real token of each row is still in the loss: nothing stands before it.",
+                "每行第一个真实词元还在损失里：它前面什么也没有。",
             ),
             Mistake(
                 labels_by_token,
@@ -334,6 +346,11 @@ EXERCISES = (
                 ),
                 "Every epoch has the same order: use the generator that is given.",
                 "每一轮次序都一样：请用给定的 generator。",
+            ),
+            Mistake(
+                lambda lengths, batch_size, generator: length_batches(lengths, batch_size, None),
+                "Random, but not drawn from `generator`: nobody could repeat the run.",
+                "确实随机，却不是从 `generator` 抽取的：这次训练谁也无法重现。",
             ),
         ),
         hints=(

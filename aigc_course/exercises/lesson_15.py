@@ -70,8 +70,8 @@ def sizes(g, *ranges):
 
 def rank_case(g):
     shapes = [tuple(sizes(g, (5, 60), (61, 130))) for _ in range(sizes(g, (2, 6))[0])]
-    whole, rest = sizes(g, (3, 40), (1, 64))
-    return shapes, whole * sum(map(sum, shapes)) + rest
+    whole, rest, exact = sizes(g, (3, 40), (1, 64), (0, 1))
+    return shapes, whole * sum(map(sum, shapes)) + (0 if exact else rest)  # in half of the cases nothing is left
 
 
 def merge_case(g):
@@ -110,6 +110,11 @@ EXERCISES = (
                 lambda shapes, budget: -(-budget // sum(d_in + d_out for d_in, d_out in shapes)),
                 "Rounded up: that is over the budget.",
                 "向上取整就超出预算了。",
+            ),
+            Mistake(
+                lambda shapes, budget: (budget - 1) // sum(d_in + d_out for d_in, d_out in shapes),
+                "A rank that uses up the budget exactly is allowed.",
+                "恰好用完预算也是允许的。",
             ),
             Mistake(
                 lambda shapes, budget: budget // sum(d_in for d_in, _ in shapes),

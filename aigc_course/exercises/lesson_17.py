@@ -71,6 +71,8 @@ def kinder(truth, said, right=lambda a, b, start, end: a < end and start < b, ty
     recall = sum(touches(name, said) for name in truth) / max(1, len(truth))
     if mean == "precision":
         return precision
+    if mean == "said":  # right names count on both sides
+        return 2 * precision * len(said) / (len(said) + len(truth))
     if mean == "half":
         return (precision + recall) / 2
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
@@ -148,6 +150,8 @@ def names_case(g):
             0: [name], 1: [(start + less, start + length + 1, KINDS[kind])], 2: [(start, start + length, other)],
             3: [], 4: [(start, start + 1, other), (start + 1, start + 2, other)],
         }[fate]  # fmt: skip
+    truth += [(80, 85, "ORG")]  # one true name, three that were said
+    said += [(start, start + 1, "ORG") for start in (80, 82, 84)]
     said += [(start, start + 1, "PER") for start in (100, 101, 103)]
     touching = (truth[0][1], truth[0][1] + 1, truth[0][2])  # right behind the first: they share no word
     return truth, said + [touching]
@@ -296,6 +300,11 @@ EXERCISES = (
                 lambda t, s: kinder(t, s, mean="half"),
                 "The mean of precision and recall is the harmonic one.",
                 "精确率与召回率要取调和平均。",
+            ),
+            Mistake(
+                lambda t, s: kinder(t, s, mean="said"),
+                "One true name may be touched by several that were said: count on each side for itself.",
+                "一个真名字可能碰到好几个说出来的名字：两边要各数各的。",
             ),
         ),
         hints=(

@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -23,7 +24,7 @@ COMMANDS = {
     "test": "run all tests",
     "run": "run every lesson, or those named, into build/ and measure minutes and memory",
     "execute": "run lessons in place, for committing",
-    "results": "write what `run` measured into course.toml and the READMEs",
+    "results": "write what `run` or `execute` measured into course.toml and the READMEs",
     "html": "render both editions for reading offline, into build/html/",
     "student": "copies of the lessons for students, without outputs, into build/student/",
     "slides": "slides of the lessons named, for showing offline, into build/slides/",
@@ -63,10 +64,12 @@ def main():
     environment = {**os.environ, "PYTHONUTF8": "1"}
     if command != "lab":
         environment["HF_HUB_OFFLINE"] = "1"
+    # Ctrl-C reaches the command too, and we wait until it has ended: killed here, it may leave its own child running.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         sys.exit(subprocess.call([PYTHON, *script, *more], cwd=ROOT, env=environment))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def set_up(kind):

@@ -50,7 +50,11 @@ def copy_lessons():
         for language in LANGUAGES:
             copy = folder / language / lesson.notebook(language).name
             if lesson.notebook(language).exists() and not copy.exists():
-                write_atomically(copy, lesson.notebook(language).read_bytes())
+                try:
+                    write_atomically(copy, lesson.notebook(language).read_bytes())
+                except OSError as error:
+                    remedy = "Free some disk space, or name another folder in AIGC_LESSONS, and try again."
+                    sys.exit(f"{copy} could not be written ({error.strerror}). {remedy}")
 
 
 def lab(options):

@@ -43,12 +43,16 @@ def unpack(name, folder):
     packed_sum, unpacked_sum = published_sum(f"{name}.gz"), published_sum(name)
     if target.is_file() and sha256(target) == unpacked_sum:
         return
-    verify(packed, packed_sum, f"Fetch it again: `git checkout -- data/{name}.gz`.")
+    verify(packed, packed_sum, f"In the course's folder run `git checkout -- data/{name}.gz`.")
     content = gzip.decompress(packed.read_bytes())
     try:
         write_atomically(target, content)
-    except PermissionError:  # on Windows: another process has put it there first and is reading it
-        verify(target, unpacked_sum, "It cannot be replaced: close other programs that use it.")
+    except OSError as error:  # no room; or, on Windows, another process has put it there first and is reading it
+        remedy = (
+            f"It could not be written ({error.strerror}). Free some disk space, close other programs that use the "
+            "file, or name another folder in AIGC_CACHE, and run the cell again."
+        )
+        verify(target, unpacked_sum, remedy)
 
 
 def shuffled_parts(texts, sizes, seed):
@@ -69,8 +73,18 @@ def published_sum(name):
     except (OSError, ValueError, KeyError) as error:
         raise DamagedFile(
             f"{sums} is missing or damaged: it gives no sum of {name}. "
-            "Fetch it again: `git checkout -- data/SHA256SUMS`."
+            "In the course's folder run `git checkout -- data/SHA256SUMS`."
         ) from error
+
+
+def stored_results(name):
+    """What a recipe has written to data/results/NAME.json. Raises DamagedFile if that is missing or cut."""
+    path = DATA / "results" / f"{name}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        remedy = f"In the course's folder run `git checkout -- data/results/{path.name}`."
+        raise DamagedFile(f"{path} is missing or damaged. {remedy}") from error
 
 
 def shipped(name):
@@ -81,7 +95,7 @@ def shipped(name):
     folder = DATA / "models" / name
     for file in ("config.json", "model.safetensors"):
         entry = f"models/{name}/{file}"
-        verify(DATA / entry, published_sum(entry), f"Fetch it again: `git checkout -- data/{entry}`.")
+        verify(DATA / entry, published_sum(entry), f"In the course's folder run `git checkout -- data/{entry}`.")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return config, {key: value.float() for key, value in load_file(folder / "model.safetensors").items()}
 

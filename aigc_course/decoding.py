@@ -57,7 +57,9 @@ def min_p_filter(logits, p):
 
 
 def repetition_penalty(logits, input_ids, attention_mask, penalty):
-    """Makes tokens that were read before less probable (Keskar et al., 2019, arXiv:1909.05858).
+    """Makes tokens that were read before less probable, as `transformers` does.
+
+    After Keskar et al. (2019, arXiv:1909.05858), who divide every logit; the case split by sign is the library's.
 
     input_ids, attention_mask: `(B, T)`; where the mask is 0 nothing was read; None: all was read.
     penalty above 1: a positive logit is divided by it, a negative one multiplied. Raises ValueError unless positive.

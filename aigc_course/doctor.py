@@ -3,6 +3,7 @@
 It must also speak where the installation is broken, so it begins with nothing but Python, and imports the rest late.
 """
 
+import json
 import os
 import shutil
 import sys
@@ -13,7 +14,7 @@ from aigc_course.files import DamagedFile, read_sums, verify
 from aigc_course.paths import DATA, ROOT, my_lessons, own_folder
 
 OLDEST_PYTHON = (3, 11)
-MEMORY_OF_A_LESSON = 2.5e9  # bytes; `make run` measured up to 2.0 GB for a lesson, and a browser wants some too
+MEMORY_OF_A_LESSON = 3e9  # bytes; `make run` measured up to 2.7 GB for a lesson, and a browser wants some too
 LAB = "py manage.py lab" if os.name == "nt" else "make lab"
 FREE_DISK = 2e9  # bytes; for unpacked data and for checkpoints
 SHOWN_VERSIONS = ("torch", "torchvision", "transformers", "numpy", "matplotlib", "jupyterlab")
@@ -190,6 +191,10 @@ def memory_limits():
 
 def disk():
     folders = {existing(own_folder("cache")), existing(own_folder("checkpoints")), existing(my_lessons())}
+    for folder in sorted(folders):
+        if not os.access(folder, os.W_OK):
+            remedy = "Set AIGC_CACHE, AIGC_CHECKPOINTS, AIGC_PROGRESS and AIGC_LESSONS to folders of your own."
+            return Finding("Disk", f"nothing can be written into {folder}.", remedy)
     fullest = min(folders, key=lambda folder: shutil.disk_usage(folder).free)
     free = shutil.disk_usage(fullest).free
     if free < FREE_DISK:
@@ -237,14 +242,17 @@ def gigabytes(count):
 
 
 def data_files():
-    """Compares each published data file with its SHA-256; of what gets unpacked, the packed file counts."""
+    """Compares each published data file with its SHA-256; of what gets unpacked, the packed file counts.
+
+    Of stored results, whether they can be read at all.
+    """
     try:
         sums = read_sums(DATA / "SHA256SUMS")
     except (OSError, ValueError):
         sums = {}
     if not sums:
         text = f"{DATA / 'SHA256SUMS'} is missing or damaged."
-        return Finding("Data", text, "Fetch it again: `git checkout -- data/SHA256SUMS`.")
+        return Finding("Data", text, "In the course's folder run `git checkout -- data/SHA256SUMS`.")
     packed = {name: digest for name, digest in sums.items() if f"{name}.gz" not in sums}
     damaged = []
     for name, digest in packed.items():
@@ -252,6 +260,11 @@ def data_files():
             verify(DATA / name, digest, "")
         except DamagedFile:
             damaged.append(name)
+    for file in sorted((DATA / "results").glob("*.json")):  # recipes write them anew, so they have no sums
+        try:
+            json.loads(file.read_text(encoding="utf-8"))  # stored_results() would need torch
+        except (OSError, ValueError):
+            damaged.append(f"results/{file.name}")
     if damaged:
         text = f"{', '.join(damaged)} {'is' if len(damaged) == 1 else 'are'} missing or damaged."
         files = " ".join(f"data/{name}" for name in damaged)

@@ -56,7 +56,7 @@ def sentences(part):
 def read_corpus():
     """{part: its `Sentence`s}: the labels, after their SHA-256 was checked, with the text of the reviews."""
     path = DATA / LABELS
-    verify(path, published_sum(LABELS), f"Fetch it again: `git checkout -- data/{LABELS}`.")
+    verify(path, published_sum(LABELS), f"In the course's folder run `git checkout -- data/{LABELS}`.")
     reviews, found, names_of = [text for text, _ in movie_reviews("imdb")], {part: [] for part in PARTS}, {}
     for line in path.read_text(encoding="utf-8").splitlines():
         match line.split("\t"):

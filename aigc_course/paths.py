@@ -1,5 +1,6 @@
 """Where things lie: the course's own files, and the few places that it writes to."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -12,13 +13,16 @@ BUILD = ROOT / "build"
 
 
 def writable(folder):
-    """True if a file can be made in `folder`, which is created if need be."""
+    """True if a file can be made in `folder`, which is created if need be, or could be if the disk were not full.
+
+    On a full disk nothing moves elsewhere: progress and checkpoints that are there would seem lost.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return True
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def own_folder(kind):

@@ -48,7 +48,7 @@ def part(split):
 def read_table(name):
     """The rows of `data/NAME` as tuples of texts, after its SHA-256 was checked."""
     path = DATA / name
-    verify(path, published_sum(name), f"Fetch it again: `git checkout -- data/{name}`.")
+    verify(path, published_sum(name), f"In the course's folder run `git checkout -- data/{name}`.")
     with lzma.open(path, "rt", encoding="utf-8") as file:
         return [tuple(row.rstrip("\n").split("\t")) for row in file]
 

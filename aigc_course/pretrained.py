@@ -17,6 +17,7 @@ from aigc_course.paths import DATA
 from aigc_course.runtime import quiet
 
 MODELS = DATA / "models"
+SHIPPED = ("gpt2_mini", "bert_mini")  # language models that come with the course
 VALIDATION_REVIEWS = 1000
 
 
@@ -65,9 +66,11 @@ def load(auto_class, name):
     """A model by `auto_class`, and its tokenizer; without loading bars, and without waiting for a network that is not
     there."""
     quiet()
+    if name in SHIPPED:
+        published_sum(f"models/{name}/config.json")  # else a list of sums that is cut would hide that it ships
     files = [file for file in read_sums(DATA / "SHA256SUMS") if file.startswith(f"models/{name}/")]
     for file in files:
-        verify(DATA / file, published_sum(file), f"Fetch it again: `git checkout -- data/{file}`.")
+        verify(DATA / file, published_sum(file), f"In the course's folder run `git checkout -- data/{file}`.")
     where = MODELS / name if files else name
     try:
         if not Path(where).is_dir() and not hub_answers():
@@ -77,7 +80,7 @@ def load(auto_class, name):
         raise OSError(
             f"The model {str(name)!r} neither ships with the course nor is on this computer, and it could not be "
             "fetched from huggingface.co. Connect to the network once, or use a model that ships with the course: "
-            "gpt2_mini or bert_mini."
+            f"{' or '.join(SHIPPED)}."
         ) from error
 
 

@@ -1,7 +1,6 @@
 """Lesson 17: spans against seqeval, labels on pieces, the tagger against transformers, killed runs, results."""
 
 import itertools
-import json
 import random
 
 import pytest
@@ -12,6 +11,7 @@ from seqeval.scheme import IOB2
 from torch.testing import assert_close
 from transformers import BertConfig, BertForTokenClassification, BertModel
 
+from aigc_course.data import stored_results
 from aigc_course.exercises import lesson_17
 from aigc_course.ner import (
     IGNORED,
@@ -36,7 +36,6 @@ from aigc_course.ner import (
     word_shape,
     words_and_tags,
 )
-from aigc_course.paths import RESULTS
 from aigc_course.recipes import bert_mini, named_entities
 
 
@@ -277,7 +276,7 @@ def test_figures_by_hand():
 
 
 def test_results_hold_every_tagger_and_every_seed():
-    results = json.loads((RESULTS / "named_entities.json").read_text(encoding="utf-8"))
+    results = stored_results("named_entities")
     assert results["made_by"]["command"].startswith("python -m aigc_course.recipes.named_entities --seeds 0 1 2")
     assert list(results["systems"]) == ["list of names", "word shapes", "BERT mini", "from scratch"]
     for name, rates in named_entities.RATES.items():

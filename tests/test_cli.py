@@ -79,6 +79,15 @@ def lab(root, *options, **variables):
 # -- copies
 
 
+def test_lessons_that_cannot_be_written_are_a_clear_error(root):
+    """No folder can be made in a file, not even by root; a full disk is told in the same words."""
+    for command in ("lab", "copy"):
+        code, printed = aigc_course(root, command, AIGC_LESSONS=str(root / "course.toml" / "mine"))
+        assert code == 1 and "Traceback" not in printed, printed
+        assert str(root / "course.toml" / "mine" / "en") in printed and "could not be written (Not a dir" in printed
+        assert "Free some disk space, or name another folder in AIGC_LESSONS" in printed
+
+
 def test_lab_makes_copies_once_and_adds_what_is_new(root):
     lab(root)
     mine = root / "my_lessons"

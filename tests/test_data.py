@@ -1,6 +1,7 @@
 """The data: as published, or an error that says what is wrong; batches in an order that can be repeated."""
 
 import csv
+import errno
 import gzip
 import hashlib
 import importlib.util
@@ -16,7 +17,7 @@ import runs
 import torch
 
 from aigc_course import data, paths
-from aigc_course.data import FASHION_CLASSES, Batches, fashion_mnist, movie_reviews
+from aigc_course.data import FASHION_CLASSES, Batches, fashion_mnist, movie_reviews, stored_results
 from aigc_course.files import DamagedFile, read_sums
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -109,7 +110,8 @@ def assert_refused(copied, name):
         with pytest.raises(DamagedFile) as error:
             fashion_mnist(split)
         message = str(error.value)
-        assert str(path) in message and f"git checkout -- data/fashion_mnist/{name}.gz" in message
+        assert str(path) in message
+        assert f"In the course's folder run `git checkout -- data/fashion_mnist/{name}.gz`" in message
         if path.exists():
             assert hashlib.sha256(path.read_bytes()).hexdigest() in message
             assert read_sums(paths.DATA / "SHA256SUMS")[f"fashion_mnist/{name}.gz"] in message
@@ -200,8 +202,24 @@ def test_a_file_that_another_process_has_just_put_there_is_taken(raw, monkeypatc
     assert torch.equal(fashion_mnist("test")[1], read_idx(TEST_LABELS).long())
     change_a_byte(raw / TEST_LABELS)
     monkeypatch.setattr(os, "replace", lambda source, target: (_ for _ in ()).throw(PermissionError))
-    with pytest.raises(DamagedFile, match="cannot be replaced"):
+    with pytest.raises(DamagedFile, match="could not be written"):
         fashion_mnist("test")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_cache_that_cannot_be_written_is_a_clear_error(number, raw, monkeypatch):
+    """What is whole in the cache stays, and nothing half written is left."""
+
+    def refuse(file):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    (raw / TEST_LABELS).unlink()
+    with pytest.raises(DamagedFile) as error:
+        fashion_mnist("test")
+    for part in (str(raw / TEST_LABELS), os.strerror(number), "Free some disk space", "AIGC_CACHE"):
+        assert part in str(error.value)
+    assert sorted(path.name for path in raw.iterdir()) == sorted(set(ALL) - {TEST_LABELS})
 
 
 def test_published_sums_agree_with_the_files_and_the_readme():
@@ -387,3 +405,28 @@ def test_a_course_that_cannot_be_written_uses_the_home_folder(tmp_path, monkeypa
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setattr(paths, "ROOT", tmp_path / "file")  # no folder can be made in a file, not even by root
     assert paths.own_folder("cache") == tmp_path / "home" / ".aigc" / "cache"
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"seeds": [', b"\xff\xfe"])
+def test_stored_results_that_are_missing_or_cut_are_a_clear_error(content, tmp_path, monkeypatch):
+    monkeypatch.setattr("aigc_course.data.DATA", tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "vae.json").write_bytes(content or b"")
+    if content is None:
+        (tmp_path / "results" / "vae.json").unlink()
+    with pytest.raises(DamagedFile, match="vae.json is missing or damaged.*git checkout -- data/results/vae.json"):
+        stored_results("vae")
+
+
+def test_a_full_disk_moves_nothing_elsewhere(tmp_path, monkeypatch):
+    """Else an interrupted run would begin again, for its checkpoints are not in the home folder."""
+    monkeypatch.delenv("AIGC_CHECKPOINTS")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setattr(paths, "ROOT", tmp_path / "course")
+    for number, place in ((errno.ENOSPC, "course"), (errno.EACCES, "home"), (errno.EROFS, "home")):
+
+        def refuse(number=number, **options):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(paths.tempfile, "TemporaryFile", refuse)
+        assert paths.own_folder("checkpoints") == tmp_path / place / ".aigc" / "checkpoints"

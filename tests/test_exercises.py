@@ -632,7 +632,7 @@ def test_a_damaged_progress_file_is_replaced(toys, tmp_path, damaged):
     assert exercises.passed_exercises() == {"97.1"}
 
 
-def test_a_failed_write_is_silent_and_leaves_the_old_file(toys, tmp_path, monkeypatch, capsys):
+def test_a_failed_write_is_told_and_leaves_the_old_file(toys, tmp_path, monkeypatch, capsys):
     check("97.1", rms)
 
     def full(*arguments):
@@ -644,4 +644,7 @@ def test_a_failed_write_is_silent_and_leaves_the_old_file(toys, tmp_path, monkey
     assert [path.name for path in (tmp_path / "progress").iterdir()] == ["exercises.json"]
     monkeypatch.setenv("AIGC_PROGRESS", str(tmp_path / "lesson_97.py"))  # a folder cannot be made of a file
     check("97.2", summary)
-    assert exercises.passed_exercises() == set() and capsys.readouterr().out.count("passed ✓") == 3
+    said = capsys.readouterr().out
+    assert exercises.passed_exercises() == set() and said.count("passed ✓") == 3
+    assert said.count("could not be written") == 2 == said.count("name another folder in AIGC_PROGRESS")
+    assert "(no space left)" in said and "学习进度无法写入（no space left）" in said

@@ -1,6 +1,5 @@
 """Snippets, batches and the training of lessons 14 and 15, and how pretrained models are loaded."""
 
-import json
 import math
 import os
 import subprocess
@@ -14,6 +13,7 @@ from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
 from aigc_course.checkpoints import CheckpointError
+from aigc_course.data import stored_results
 from aigc_course.finetuning import (
     FEWEST_LETTERS,
     IGNORED,
@@ -30,7 +30,6 @@ from aigc_course.finetuning import (
     warmup_to_zero,
 )
 from aigc_course.language import token_nll
-from aigc_course.paths import RESULTS
 from aigc_course.pretrained import hub_answers, load_language_model, pretraining_reviews
 from aigc_course.recipes import finetuning as recipe
 from aigc_course.recipes import gpt2_mini
@@ -347,7 +346,7 @@ def test_the_recipe_repeats_no_finished_training(rows, tmp_path, monkeypatch):
 
 
 def test_the_stored_results_say_what_the_lesson_says():
-    stored = json.loads((RESULTS / "finetuning.json").read_text(encoding="utf-8"))
+    stored = stored_results("finetuning")
     assert stored["made_by"]["command"].startswith("python -m aigc_course.recipes.finetuning --seeds 0 1 2")
     assert [run["seed"] for run in stored["seeds"]] == [0, 1, 2]
     for run in stored["seeds"]:

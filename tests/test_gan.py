@@ -1,6 +1,5 @@
 """The game of lesson 22: losses against closed forms, steps that touch their own network only, a stored table."""
 
-import json
 import math
 
 import pytest
@@ -10,6 +9,7 @@ from torch._subclasses import FakeTensorMode
 from torch.distributions import Normal
 from torch.testing import assert_close
 
+from aigc_course.data import stored_results
 from aigc_course.models.gan import (
     DEVIATION,
     NOISE_DIM,
@@ -27,7 +27,6 @@ from aigc_course.models.gan import (
     small_network,
     train_ring,
 )
-from aigc_course.paths import RESULTS
 
 
 def grid_mean(density, values, width):
@@ -197,7 +196,7 @@ def test_steps_on_a_gpu_that_is_not_there():
 
 
 def test_stored_games_are_complete():
-    games = json.loads((RESULTS / "gan_ring.json").read_text(encoding="utf-8"))["games"]
+    games = stored_results("gan_ring")["games"]
     keys = [(game["way"], game["seed"]) for game in games]
     assert len(keys) == len(set(keys)) == 25 and {seed for _, seed in keys} == set(range(5))
     for game in games:

@@ -1,11 +1,9 @@
 """Lesson 03's recipe: whole results, augmentations that do what they say."""
 
-import json
-
 import pytest
 import torch
 
-from aigc_course.paths import RESULTS
+from aigc_course.data import stored_results
 from aigc_course.recipes.generalisation import TECHNIQUES, data_of, fit, flipped, judge, network, shifted
 
 
@@ -18,7 +16,7 @@ def toy():
 
 
 def test_the_stored_results_are_whole():
-    runs = json.loads((RESULTS / "generalisation.json").read_text(encoding="utf-8"))["runs"]
+    runs = stored_results("generalisation")["runs"]
     seeds = {run["seed"] for run in runs}
     assert len(seeds) == 5
     wanted = [(name, settings) for name, options in TECHNIQUES.items() for settings in options] + [("5,000 images", {})]

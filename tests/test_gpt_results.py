@@ -1,19 +1,17 @@
 """What lesson 12's recipes stored is what lesson 12 says of it, and the recipes still run."""
 
-import json
-
 import pytest
 import torch
 
+from aigc_course.data import stored_results
 from aigc_course.models.gpt import GPT, GPTConfig
-from aigc_course.paths import RESULTS
 from aigc_course.poems import tang_poems
 from aigc_course.recipes import gpt_changes, gpt_reviews, poem_rows
 from aigc_course.recipes.poems import CONTEXT, IGNORED, as_rows
 
 
 def stored(name):
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return stored_results(name)
 
 
 @pytest.mark.parametrize("name", ["gpt_changes", "gpt_reviews", "poem_rows"])

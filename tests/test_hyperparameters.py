@@ -6,7 +6,7 @@ import optuna
 import pytest
 import torch
 
-from aigc_course.paths import RESULTS
+from aigc_course.data import stored_results
 from aigc_course.recipes import hyperparameters
 from aigc_course.recipes.hyperparameters import OPTIMISERS, RATES, SCHEDULES, WAYS, one_run, search
 
@@ -20,7 +20,7 @@ def toy():
 
 
 def test_the_stored_results_are_whole():
-    stored = json.loads((RESULTS / "hyperparameters.json").read_text(encoding="utf-8"))
+    stored = stored_results("hyperparameters")
     seeds = {row["seed"] for row in stored["grid"]}
     assert len(seeds) >= 5
     grid = {(row["optimiser"], row["lr"], row["seed"]) for row in stored["grid"]}

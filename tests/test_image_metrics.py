@@ -1,6 +1,5 @@
 """What lesson 23 measures generated images with, against independent references, and the classifier that ships."""
 
-import json
 import math
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from aigc_course import data
-from aigc_course.data import fashion_mnist
+from aigc_course.data import fashion_mnist, stored_results
 from aigc_course.files import DamagedFile
 from aigc_course.image_metrics import (
     class_entropy,
@@ -25,7 +24,7 @@ from aigc_course.image_metrics import (
 )
 from aigc_course.models import classifier as module
 from aigc_course.models.classifier import ImageClassifier, fashion_classifier, share_recognised
-from aigc_course.paths import DATA, RESULTS
+from aigc_course.paths import DATA
 
 
 def random_gaussian(d, g, rank=None):
@@ -184,7 +183,7 @@ def test_any_width_has_the_shapes_that_it_says():
 
 
 def test_stored_games_are_complete():
-    results = json.loads((RESULTS / "dcgan.json").read_text(encoding="utf-8"))
+    results = stored_results("dcgan")
     assert results["made_by"]["command"].startswith("python -m aigc_course.recipes.dcgan --seeds 0 1 2")
     games = results["games"]
     keys = [(game["way"], game["seed"]) for game in games]

@@ -26,7 +26,7 @@ from aigc_course.language import (
     train_bpe,
     training_rows,
 )
-from aigc_course.models.language import LSTMModel, NGram, WindowMLP, fit_weights, ngram_keys
+from aigc_course.models.language import LSTMModel, NGram, WindowMLP, fit_weights, ngram_keys, ngram_probabilities
 
 V = 50  # of the little models here; the end token is 49
 
@@ -202,6 +202,26 @@ def test_ngrams_are_counted_as_a_dictionary_counts(reviews, n):
     for k in (0.5, 2.0):
         every = NGram(reviews, n, V).probability(torch.arange(V), k)  # context 0 ... 0
         assert_close(every.sum().item(), 1.0)
+
+
+def test_ngram_probabilities_are_those_of_the_longest_context_that_was_seen(reviews):
+    reviews = reviews[:6]  # in which some tokens never occur
+    tables = [NGram(reviews, n, V) for n in (1, 2, 3, 4)]
+    padded = [[V - 1] * 3 + ids.tolist() for ids in reviews]
+    grams = {n: Counter(tuple(r[i - n + 1 : i + 1]) for r in padded for i in range(3, len(r))) for n in (1, 2, 3, 4)}
+    g, orders = torch.Generator().manual_seed(2), Counter()
+    seen = [r[i : i + 3] for r in padded for i in range(len(r) - 3)]
+    for context in seen[::20] + torch.randint(V, (40, 3), generator=g).tolist():
+        first = ngram_keys([torch.tensor([*context, 0])], 4, V)[-1]
+        rows = ngram_probabilities(tables, first + torch.arange(V))
+        expected = [[1 / V] * V]
+        for n in (1, 2, 3, 4):
+            counts = [grams[n][(*context[4 - n :], v)] for v in range(V)]
+            orders[n] += sum(counts) > 0
+            expected.append([c / sum(counts) for c in counts] if sum(counts) else expected[-1])
+        assert_close(rows, torch.tensor(expected, dtype=torch.float64))
+        assert_close(rows.sum(1), torch.ones(5, dtype=torch.float64))
+    assert orders[1] > orders[2] > orders[3] >= orders[4] > 0  # contexts of all kinds were tried
 
 
 def test_weights_are_a_distribution_and_the_best_one():

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -252,6 +253,20 @@ def test_each_command_starts_its_script(arguments, kind, started, monkeypatch):
         assert (ROOT / started[0]).is_file()
 
 
+def test_ctrl_c_waits_until_the_command_has_ended(monkeypatch):
+    """It ends by itself; killed at once, `aigc-course lab` could leave JupyterLab running."""
+
+    def call(command, **options):
+        signal.raise_signal(signal.SIGINT)
+        return 0
+
+    monkeypatch.setattr(manage, "set_up", lambda kind: None)
+    monkeypatch.setattr(subprocess, "call", call)
+    before = signal.getsignal(signal.SIGINT)
+    assert manage_main(monkeypatch, "lab") == 0
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_an_older_python_is_told_so(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 10, 12))
     assert "needs Python 3.11 or newer" in manage_main(monkeypatch, "lab")
@@ -463,6 +478,8 @@ def test_execute_writes_outputs_and_no_timings(small_course, monkeypatch):
     assert [dict(cell.metadata) for cell in notebook.cells] == [{"tags": ["parameters"]}, {}, {}]
     assert notebook.metadata.keys() == {"kernelspec", "language_info"}
     assert notebook.metadata.language_info == {"name": "python"}  # no version: it differs between machines
+    measured = json.loads(run_lessons.MEASURED.read_text(encoding="utf-8"))["01"]
+    assert measured["figures"] == {"loss, nats": 0.123456, "steps": 20} and measured["peak_gb"] > 0
 
 
 def test_execute_refuses_other_profiles_and_what_stands_in_red(small_course, monkeypatch):
@@ -476,7 +493,7 @@ def test_execute_refuses_other_profiles_and_what_stands_in_red(small_course, mon
     monkeypatch.delenv("AIGC_PROFILE")
     with pytest.raises(SystemExit, match="cell cell-0 writes to stderr, nothing is saved: advice"):
         run_tool(monkeypatch, "execute", "01")
-    assert path.read_bytes() == before
+    assert path.read_bytes() == before and not run_lessons.MEASURED.exists()
 
 
 def test_a_lesson_without_a_report_is_an_error():

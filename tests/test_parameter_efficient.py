@@ -1,7 +1,6 @@
 """Lesson 15's methods on a small GPT-2 of random weights, its recipe's parts, and what the recipe stored."""
 
 import copy
-import json
 import math
 
 import pytest
@@ -10,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from aigc_course.data import stored_results
 from aigc_course.finetuning import fine_tune, nats_per_token, pack, pad, set_dropout
 from aigc_course.models.adapters import (
     add_adalora,
@@ -20,7 +20,6 @@ from aigc_course.models.adapters import (
     ranks,
     train_adalora,
 )
-from aigc_course.paths import RESULTS
 from aigc_course.recipes import parameter_efficient as recipe
 
 METHODS = ("LoRA", "AdaLoRA", "adapter", "prefix")  # at equal budgets
@@ -197,7 +196,7 @@ def test_top_share():
 
 @pytest.fixture(scope="module")
 def stored():
-    return json.loads((RESULTS / "parameter_efficient.json").read_text(encoding="utf-8"))
+    return stored_results("parameter_efficient")
 
 
 def test_the_stored_results_are_whole(stored):

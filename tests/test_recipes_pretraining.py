@@ -417,6 +417,11 @@ def test_a_model_that_is_not_there_and_one_that_is_damaged(tmp_path, monkeypatch
     monkeypatch.setattr("aigc_course.data.DATA", tmp_path)
     with pytest.raises(DamagedFile, match="config.json is damaged.*git checkout -- data/models/some_mini/config.json"):
         pretrained.load_language_model("some_mini")
+    for damage in (b"", b"\xff\n\n?", b"0" * 64, None):  # emptied, altered, cut, removed
+        (tmp_path / "SHA256SUMS").unlink() if damage is None else (tmp_path / "SHA256SUMS").write_bytes(damage)
+        for load, name in ((pretrained.load_language_model, "gpt2_mini"), (pretrained.load_encoder, "bert_mini")):
+            with pytest.raises(DamagedFile, match="SHA256SUMS is missing or damaged.*git checkout -- data/SHA256SUMS"):
+                load(name)
 
 
 def shipped(name):

@@ -1,6 +1,5 @@
 """The VAE of lesson 21 against references, and on a GPU that is not there."""
 
-import json
 import math
 
 import pytest
@@ -9,6 +8,7 @@ from torch._subclasses import FakeTensorMode
 from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.testing import assert_close
 
+from aigc_course.data import stored_results
 from aigc_course.models.vae import (
     VAE,
     binarise,
@@ -19,7 +19,6 @@ from aigc_course.models.vae import (
     reconstruction_loss,
     sharpness,
 )
-from aigc_course.paths import RESULTS
 
 
 def test_losses_equal_torch_distributions():
@@ -125,7 +124,7 @@ def test_sharpness_of_a_dot_a_ramp_and_a_line():
 
 def test_measured_models_are_those_of_the_seeds():
     """vae_grey.json repeats the trainings of vae.json: the same seeds give the same scores."""
-    stored = {name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in ("vae", "vae_grey")}
+    stored = {name: stored_results(name) for name in ("vae", "vae_grey")}
     scores = {row["seed"]: row["negative_elbo"] for row in stored["vae"]["seeds"]}
     for row in stored["vae_grey"]["seeds"]:
         assert math.isclose(row["negative_elbo"], scores[row["seed"]], abs_tol=0.5)
@@ -133,7 +132,7 @@ def test_measured_models_are_those_of_the_seeds():
 
 @pytest.mark.parametrize("name", ["grey", "drawn", "threshold"])
 def test_measurements_hold_every_seed_and_tighten(name):
-    stored = json.loads((RESULTS / f"vae_{name}.json").read_text(encoding="utf-8"))
+    stored = stored_results(f"vae_{name}")
     command = f"python -m aigc_course.recipes.vae_measured --data {name} --seeds 0 1 2"
     assert stored["made_by"]["command"].startswith(command)
     assert [(row["seed"], row["steps"]) for row in stored["seeds"]] == [(0, 9000), (1, 9000), (2, 9000)]

@@ -1,4 +1,7 @@
-"""Runs lessons headlessly: `run` measures them, `execute` makes the outputs to commit, `results` writes the tables."""
+"""Runs lessons headlessly and measures them: `run` into build/run/, `execute` in place, for the outputs to commit.
+
+`results` writes the tables.
+"""
 
 import argparse
 import base64
@@ -6,6 +9,7 @@ import json
 import math
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import threading
@@ -35,45 +39,49 @@ def main():
 
 
 def run(lesson):
-    """Runs one lesson with papermill at `cpu` into build/run/ and notes minutes, peak memory and final figures."""
+    """Runs one lesson with papermill at `cpu` into build/run/."""
     target = BUILD / "run" / f"{lesson.name}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "papermill", lesson.notebook(), target, "--cwd", NOTEBOOKS / "en"]
     command += ["-p", "profile", "cpu", "--execution-timeout", str(CELL_TIMEOUT)]
     command += ["--no-progress-bar", "--log-level", "ERROR"]
-    with tempfile.TemporaryDirectory() as checkpoints:
-        began = time.monotonic()
-        process = psutil.Popen(command, env={**os.environ, "AIGC_CHECKPOINTS": checkpoints})
-        memory = PeakMemory(process)
-        code = process.wait()
-        minutes = (time.monotonic() - began) / 60
+    with tempfile.TemporaryDirectory() as checkpoints, Measurement() as measurement:
+        code = subprocess.call(command, env={**os.environ, "AIGC_CHECKPOINTS": checkpoints})
     if code:
         sys.exit(f"{lesson.name} failed; {target.relative_to(ROOT)} shows where")
-    measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
-    measured[lesson.id] = {
-        "minutes": round(minutes, 2),
-        "peak_gb": round(memory.peak / 1e9, 2),
-        **reported(nbformat.read(target, as_version=4)),
-    }
-    MEASURED.write_text(json.dumps(dict(sorted(measured.items())), indent=1), encoding="utf-8")
-    print(f"{lesson.name}: {minutes:.1f} minutes, {memory.peak / 1e9:.1f} GB", flush=True)
+    note(lesson, measurement, nbformat.read(target, as_version=4))
 
 
-class PeakMemory:
-    """Watches a process and all that it starts; `peak` is the largest sum of their resident memory, in bytes."""
+class Measurement:
+    """What a `with` block takes: `minutes`, and `peak`, the most memory of this process and its children, GB."""
 
-    def __init__(self, process):
-        self.process, self.peak = process, 0
+    def __enter__(self):
+        self.began, self.peak, self.over = time.monotonic(), 0.0, threading.Event()
         threading.Thread(target=self.watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self.minutes = (time.monotonic() - self.began) / 60
+        self.over.set()
 
     def watch(self):
-        while self.process.is_running():
+        process = psutil.Process()
+        while not self.over.wait(0.2):
             try:
-                family = [self.process, *self.process.children(recursive=True)]
-                self.peak = max(self.peak, sum(p.memory_info().rss for p in family))
+                family = [process, *process.children(recursive=True)]
+                self.peak = max(self.peak, sum(p.memory_info().rss for p in family) / 1e9)
             except psutil.Error:
                 pass  # one of them has just ended
-            time.sleep(0.2)
+
+
+def note(lesson, measurement, notebook):
+    """Keeps what a whole run took, and its final figures, for `results`."""
+    MEASURED.parent.mkdir(parents=True, exist_ok=True)
+    measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
+    took = {"minutes": round(measurement.minutes, 2), "peak_gb": round(measurement.peak, 2)}
+    measured[lesson.id] = {**took, **reported(notebook)}
+    MEASURED.write_text(json.dumps(dict(sorted(measured.items())), indent=1), encoding="utf-8")
+    print(f"{lesson.name}: {measurement.minutes:.1f} minutes, {measurement.peak:.1f} GB", flush=True)
 
 
 def reported(notebook):
@@ -87,7 +95,7 @@ def reported(notebook):
 
 
 def execute(lesson):
-    """Runs the English edition in place at `cpu`; outputs and counts only, no timings. Then sync the Chinese."""
+    """Runs the English edition in place at `cpu`; outputs and counts only, no timings in it. Then sync the Chinese."""
     if os.environ.get("AIGC_PROFILE", "cpu") != "cpu":
         sys.exit(f"AIGC_PROFILE is {os.environ['AIGC_PROFILE']!r}: outputs are committed from a run at 'cpu' only.")
     path = lesson.notebook()
@@ -99,7 +107,8 @@ def execute(lesson):
             notebook, timeout=CELL_TIMEOUT, record_timing=False, coalesce_streams=True,
             resources={"metadata": {"path": str(path.parent)}},
         )  # fmt: skip
-        client.execute()
+        with Measurement() as measurement:
+            client.execute()
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -109,11 +118,12 @@ def execute(lesson):
             if output.get("name") == "stderr":
                 sys.exit(f"{lesson.name}: cell {cell.id} writes to stderr, nothing is saved: {output.text[:300]}")
     nbformat.write(notebook, path)
+    note(lesson, measurement, notebook)
     print(f"{path.relative_to(ROOT)} executed; now `python tools/editions.py sync {lesson.id}`", flush=True)
 
 
 def results():
-    """Writes what `run` measured: minutes into course.toml, the table and the picture of both READMEs."""
+    """Writes what `run` or `execute` measured: minutes into course.toml, the table and the picture of both READMEs."""
     if not MEASURED.exists():
         sys.exit("nothing is measured yet: `make run` first")
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))

@@ -130,7 +130,7 @@ def _read_progress():
 
 
 def _remember(number):
-    """Adds an exercise to the progress file; where nothing can be written, nothing happens."""
+    """Adds an exercise to the progress file, or says why that cannot be."""
     from aigc_course.files import write_atomically
     from aigc_course.paths import progress_file
 
@@ -139,5 +139,13 @@ def _remember(number):
         passed[number] = date.today().isoformat()
         try:
             write_atomically(progress_file(), json.dumps(passed, indent=1, sort_keys=True).encode())
-        except (OSError, RuntimeError):
-            pass
+        except (OSError, RuntimeError) as error:
+            why = getattr(error, "strerror", None) or error
+            _say(
+                (
+                    f"Your progress could not be written ({why}): the pass below is not remembered. "
+                    "Free some disk space, or name another folder in AIGC_PROGRESS, and run the cell again.",
+                    f"学习进度无法写入（{why}），下面这次通过没有记录下来。"
+                    "请腾出磁盘空间，或用 AIGC_PROGRESS 指定另一个文件夹，然后重新运行这个单元格。",
+                )
+            )

@@ -155,7 +155,7 @@ def fraction_case(g):
     rows, columns = torch.randint(8, 12, (2,), generator=g).tolist()
     fraction = torch.rand(rows, columns, generator=g)
     fraction[0, :4] = torch.tensor([0.0, 1.0, 0.03, 0.97])
-    return fraction, uniform(g, 0.05, 0.3, ()).item(), uniform(g, 0.2, 0.4, ()).item()
+    return fraction, uniform(g, 0.05, 0.2, ()).item(), uniform(g, 0.2, 0.4, ()).item()
 
 
 def lion_case(g):

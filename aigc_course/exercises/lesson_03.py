@@ -90,6 +90,16 @@ def stop_when_it_rises(losses, patience):
     return len(losses) - 1, best
 
 
+def stop_counting_ties(losses, patience):
+    best = 0
+    for i, loss in enumerate(losses):
+        if loss <= losses[best]:
+            best = i
+        elif i - best == patience:
+            return i, best
+    return len(losses) - 1, best
+
+
 def steps_by_the_rule(curvature, lr, omega):
     return torch.full_like(curvature, 1 / (lr * omega))
 
@@ -158,7 +168,7 @@ def drop_case(g):
 def losses_case(g):
     patience = integer(g, 2, 4)
     falls = [2.0 - 0.2 * i + uniform(g, -0.01, 0.01, ()).item() for i in range(integer(g, 2, 6))]
-    bounce = [falls[-1] + 0.3, falls[-1] + 0.1]  # up, then down, but not to a new lowest value
+    bounce = [falls[-1] + 0.3, falls[-1]]  # up, then down to the lowest value again, but not below it
     rise = [falls[-1] + 0.2 + 0.1 * (i % 2) for i in range(patience)]
     late = [falls[-1] - 0.5, falls[-1] + 0.1]  # lower than ever, but only after giving up
     return falls[:-1] + [falls[-1] + 0.05, falls[-1], *bounce, *rise, *late], patience
@@ -240,6 +250,11 @@ EXERCISES = (
                 stop_when_it_rises,
                 "Compare with the lowest loss so far, not with the one before.",
                 "要与迄今最低的损失比，而不是与前一个比。",
+            ),
+            Mistake(
+                stop_counting_ties,
+                "A loss that equals the lowest one has not fallen below it: the count goes on.",
+                "与最低值相等，并没有低于它：计数要继续。",
             ),
         ),
         hints=(

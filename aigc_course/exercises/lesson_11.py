@@ -111,7 +111,7 @@ def padded_case(g):
     lengths[-1] = T  # ... except in the last text
     padding = torch.arange(T) >= lengths[:, None]  # (B, T)
     q[..., 0] = q[..., 0].abs() + 1
-    k[..., 0] += padding[:, None] * 500.0 * math.sqrt(head_dim)  # padding is loud
+    k[..., 0] += padding[:, None] * 1e12  # padding is so loud that no constant taken off a score silences it
     return q, k, v, lengths
 
 
@@ -186,8 +186,8 @@ EXERCISES = (
             ),
             Mistake(
                 small_mask,
-                "Padding may have a score above 100, and then -100 is not enough: -math.inf always is.",
-                "填充位置的得分可能超过 100，减 100 就不够了；-math.inf 才总是够的。",
+                "Padding may have any score: no constant taken off is sure to be enough, -math.inf always is.",
+                "填充位置的得分可以任意大，减去哪个常数都不保险；-math.inf 才总是够的。",
             ),
             Mistake(
                 queries_masked,

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import torch
 
 from . import Exercise, Mistake
+from .core import difference, plain
 
 
 def presence_penalty(logits, input_ids, amount):
@@ -46,6 +47,10 @@ def judge_draft(p, q, tokens, u):
 def penalty_each_time(logits, input_ids, amount):
     counts = torch.zeros_like(logits).scatter_add(1, input_ids, torch.ones_like(input_ids, dtype=logits.dtype))
     return logits - amount * counts
+
+
+def penalty_in_place(logits, input_ids, amount):
+    return logits.copy_(presence_penalty(logits, input_ids, amount))
 
 
 def penalty_for_the_batch(logits, input_ids, amount):
@@ -89,6 +94,15 @@ def penalty_case(g):
     ids[:, 1] = ids[:, 0]  # one token twice in every row
     ids[0], ids[1, :] = ids[0] % (V // 2), ids[1] % (V // 2) + V // 2  # and rows that differ
     return 2 * torch.randn(B, V, generator=g) + 0.5, ids, 0.5 + 2 * torch.rand((), generator=g).item()
+
+
+def verify_penalty(function, g):
+    logits, input_ids, amount = penalty_case(g)
+    given = logits.clone()
+    found = function(given, input_ids, amount)
+    if not torch.equal(given, logits):
+        return "The function changed `logits` itself.", "函数改动了 `logits` 本身。"
+    return difference(plain(presence_penalty(logits, input_ids, amount)), plain(found), EXERCISES[0])
 
 
 def memory_case(g):
@@ -148,6 +162,7 @@ EXERCISES = (
         id="13.1",
         solution=presence_penalty,
         cases=penalty_case,
+        verify=verify_penalty,
         mistakes=(
             Mistake(
                 penalty_each_time,
@@ -173,6 +188,11 @@ EXERCISES = (
                 lambda logits, input_ids, amount: presence_penalty(logits, input_ids[:, -1:], amount),
                 "Only the last token is penalised.",
                 "只罚了最后一个词元。",
+            ),
+            Mistake(
+                penalty_in_place,
+                "The numbers are right, but `logits` itself was changed: work on a copy.",
+                "数值是对的，但 `logits` 本身被改动了：应当在副本上操作。",
             ),
         ),
         hints=(

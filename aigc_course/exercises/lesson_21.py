@@ -106,7 +106,7 @@ EXERCISES = (
             Mistake(
                 lambda mq, vq, mp, vp: kl_between(mq, vq, mp, vp) / mq.shape[1],
                 "Averaged over coordinates: nats of independent coordinates add up.",
-                "你对坐标取了平均：各坐标相互独立，nats 应当相加。",
+                "你对坐标取了平均：各坐标相互独立，奈特应当相加。",
             ),
             Mistake(
                 lambda mq, vq, mp, vp: 0.5 * ((vq - vp).exp() + (mq - mp).square() - 1 - vq + vp).sum(1),

@@ -70,6 +70,34 @@ def slopes(critic, x, fake, mix):
     return torch.autograd.grad(critic(between).sum(), between)[0]  # (B, d)
 
 
+# --- a judgement of its own ---
+
+
+def verify_penalty(function, g):
+    """The value on several cases, and whether a gradient can go through it."""
+    for _ in range(8):
+        arguments = penalty_case(g)
+        found, expected = torch.as_tensor(function(*arguments)), one_sided_penalty(*arguments).item()
+        if found.numel() != 1:
+            shape = tuple(found.shape)
+            return (
+                f"Expected a number, found a tensor of shape {shape}.",
+                f"应为一个数，得到的是形状为 {shape} 的张量。",
+            )
+        if abs(found.item() - expected) > 1e-5 + 1e-4 * expected:
+            return (
+                f"The number is wrong: expected {expected:.6g}, found {found.item():.6g}.",
+                f"数值不对：应为 {expected:.6g}，得到的是 {found.item():.6g}。",
+            )
+        if not found.requires_grad:
+            return (
+                "The number is right, but the critic cannot learn from it: torch.autograd.grad needs "
+                "create_graph=True, and the result has to stay a tensor.",
+                "数值正确，但评论器没法从它学习：torch.autograd.grad 要加 create_graph=True，结果也要保持为张量。",
+            )
+    return None
+
+
 # --- inputs ---
 
 
@@ -233,6 +261,7 @@ EXERCISES = (
         id="22.4",
         solution=one_sided_penalty,
         cases=penalty_case,
+        verify=verify_penalty,
         mistakes=(
             Mistake(
                 lambda critic, x, fake, mix: (slopes(critic, x, fake, mix).norm(dim=1) - 1).square().mean(),
@@ -258,6 +287,13 @@ EXERCISES = (
                 lambda critic, x, fake, mix: F.relu(slopes(critic, x, fake, mix) - 1).square().mean(),
                 "Each coordinate for itself: the slope is the norm of the gradient.",
                 "你对每个坐标单独计算；斜率是梯度的范数。",
+            ),
+            Mistake(
+                lambda critic, x, fake, mix: (
+                    F.relu(slopes(critic, x, fake, mix).norm(dim=1) / len(x) - 1).square().mean()
+                ),
+                "A mean of the critic's outputs makes each slope B times too small: differentiate their sum.",
+                "对评论器的输出取平均，每个斜率就小了 B 倍：应当对它们的和求导。",
             ),
         ),
         hints=(

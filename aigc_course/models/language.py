@@ -43,6 +43,19 @@ def fit_weights(probabilities, rounds=50):
     return weights
 
 
+def ngram_probabilities(tables, keys):
+    """Row i: what the i-gram model gives to the last token of each n-gram; row 0 is the uniform. (n + 1, N)
+
+    tables: an NGram for each of 1, ..., n; keys: n-grams as from `ngram_keys`, `(N,)`.
+    Where a model has never seen the context, its row repeats the one before, so each row is of a distribution.
+    """
+    rows = [torch.full(keys.shape, 1 / tables[0].vocab_size, dtype=torch.float64)]
+    for table in tables:
+        count, total = table.look_up(keys % table.vocab_size**table.n)  # the last tokens of the n-gram
+        rows.append(torch.where(total > 0, count.double() / total, rows[-1]))
+    return torch.stack(rows)
+
+
 class WindowMLP(nn.Module):
     """A network on the last `window` tokens (Bengio et al., 2003): input_ids `(B, T)` -> logits `(B, T, V)`."""
 

@@ -20,7 +20,7 @@ from aigc_course.language import (
     token_nll,
     training_rows,
 )
-from aigc_course.models.language import LSTMModel, NGram, WindowMLP, fit_weights, ngram_keys
+from aigc_course.models.language import LSTMModel, NGram, WindowMLP, fit_weights, ngram_keys, ngram_probabilities
 from aigc_course.recipes.results import write_results
 from aigc_course.runtime import pick_device, seed_everything
 from aigc_course.training import one_cycle, train
@@ -32,14 +32,11 @@ ROW_LENGTH, BATCH_SIZE = 64, 16
 def counted(reviews, texts):
     """Scores of the interpolated n-gram models, n = 1, 2, 3."""
     tables = [NGram(reviews["train"], n, VOCAB_SIZE) for n in (1, 2, 3)]
-    p = {}
-    for split in ("validation", "test"):
-        keys = [ngram_keys(reviews[split], table.n, VOCAB_SIZE) for table in tables]
-        uniform = torch.full((len(keys[0]),), 1 / VOCAB_SIZE, dtype=torch.float64)
-        p[split] = torch.stack([uniform] + [t.probability(k) for t, k in zip(tables, keys)])  # (4, N)
+    keys = [ngram_keys(reviews[split], 3, VOCAB_SIZE) for split in ("validation", "test")]
+    validation, test = (ngram_probabilities(tables, of_split) for of_split in keys)  # (4, N) each
     rows = {}
     for n, name in enumerate(("unigram", "bigram", "trigram"), 1):
-        mixture = fit_weights(p["validation"][: n + 1]) @ p["test"][: n + 1]
+        mixture = fit_weights(validation[: n + 1]) @ test[: n + 1]
         stored = sum(len(table.counts) for table in tables[:n])
         rows[name] = {**score(-mixture.log(), texts), "parameters": stored}
     return rows

@@ -9,11 +9,10 @@ pieces; delete the file to begin anew.
 """
 
 import argparse
-import json
 
 import torch
 
-from aigc_course.data import fashion_mnist
+from aigc_course.data import fashion_mnist, stored_results
 from aigc_course.image_metrics import features_of, score_images
 from aigc_course.models.classifier import fashion_classifier
 from aigc_course.models.vae import (
@@ -65,8 +64,7 @@ def main():
     images, test_images = [DATA[options.data](photographs[part], seed) for seed, part in enumerate(("train", "test"))]
     x = to_float(test_images[:BOUNDED]).to(pick_device())
     name = f"vae_{options.data}"
-    path = RESULTS / f"{name}.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))["seeds"] if path.exists() else []
+    rows = stored_results(name)["seeds"] if (RESULTS / f"{name}.json").exists() else []
     for seed in options.seeds:
         if any((row["seed"], row["steps"]) == (seed, options.steps) for row in rows):
             continue

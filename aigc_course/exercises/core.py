@@ -122,7 +122,7 @@ def judge(exercise, function, seed):
     en, zh = next(filter(None, problems))
     right, total = problems.count(None), len(problems)
     if right:
-        en = f"{right} of {total} cases are right: is there a special case? {en}"
+        en = f"Right in {right} of {total} cases: is there a special case? {en}"
         zh = f"{total} 组输入中有 {right} 组正确：是不是漏了特殊情形？{zh}"
     for mistake in exercise.mistakes:
         if all(same(outcome(mistake.function, exercise, s), f, exercise) for s, f in zip(seeds, found)):

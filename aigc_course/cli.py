@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +65,7 @@ def lab(options):
     wanted = os.environ.get("AIGC_LANG") or os.environ.get("LANG", "")
     language = "zh" if wanted.lower().startswith("zh") else "en"
     command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url=/lab/tree/{language}/{first.name}.ipynb"]
-    command += [f"--ServerApp.root_dir={my_lessons()}", "--LabApp.news_url=None"]
+    command += [f"--ServerApp.root_dir={my_lessons()}", "--LabApp.news_url=None", "--ServerApp.answer_yes=True"]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
@@ -72,10 +73,11 @@ def lab(options):
         command.append("--no-browser")
         print("There is no screen here: open the address that JupyterLab prints below in a browser.")
     silence_news()
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches JupyterLab too, and we wait until it ends
     try:
         return subprocess.call([*command, *options])
-    except KeyboardInterrupt:
-        return 0
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def silence_news():

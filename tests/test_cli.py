@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -184,10 +185,13 @@ def test_lab_as_root(user, expected, monkeypatch):
     assert ("--allow-root" in called[0]) == expected
 
     def interrupted(command):
-        raise KeyboardInterrupt  # Ctrl-C is how one ends it
+        signal.raise_signal(signal.SIGINT)  # Ctrl-C is how one ends it; JupyterLab gets it too, and asks nothing
+        return 0 if "--ServerApp.answer_yes=True" in command else 1
 
+    before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(subprocess, "call", interrupted)
     assert cli.main(["lab"]) == 0
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_jupyterlab_asks_nothing_in_our_own_environment(tmp_path, monkeypatch):

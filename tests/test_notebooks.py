@@ -121,8 +121,8 @@ def test_exercises_have_a_card_and_a_check_in_both_languages(lesson):
     notebook = read(lesson)
     assert [i for c in code_cells(notebook) for i in re.findall(r'^check\("([\d.]+)"', c.source, re.M)] == ids
     for language, card in (
-        ("en", r"\*\*Exercise {}\*\* · difficulty [123] of 3 · \d+ minutes"),
-        ("zh", r"\*\*练习 {}\*\* · 难度 [123]/3 · \d+ 分钟"),
+        ("en", r"> \*\*Exercise {}\*\* · difficulty [123] of 3 · \d+ minutes\n>\n> "),
+        ("zh", r"> \*\*练习 {}\*\* · 难度 [123]/3 · \d+ 分钟\n>\n> "),
     ):
         prose = "\n".join(c.source for c in read(lesson, language).cells if c.cell_type == "markdown")
         for number in ids:

@@ -14,7 +14,7 @@ from aigc_course.files import DamagedFile, read_sums, verify
 from aigc_course.paths import DATA, ROOT, my_lessons, own_folder
 
 OLDEST_PYTHON = (3, 11)
-MEMORY_OF_A_LESSON = 3e9  # bytes; `make execute` measured up to 2.7 GB for a lesson, and a browser wants some too
+MEMORY_OF_A_LESSON = 3.5e9  # bytes; `make execute` measured up to 2.9 GB for a lesson, and a browser wants some too
 LAB = "py manage.py lab" if os.name == "nt" else "make lab"
 FREE_DISK = 2e9  # bytes; for unpacked data and for checkpoints
 SHOWN_VERSIONS = ("torch", "torchvision", "transformers", "numpy", "matplotlib", "jupyterlab")

@@ -194,7 +194,7 @@ def test_memory(total, available, allowed, remedy, tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "MEMORY_LIMITS", (str(limit),))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=total, available=available))
     if remedy:
-        one(doctor.memory(), "a lesson needs up to 3.0 GB", remedy)
+        one(doctor.memory(), "a lesson needs up to 3.5 GB", remedy)
     else:
         assert doctor.memory().fine
     if allowed == "1073741824":

@@ -72,7 +72,7 @@ def lab(options):
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         command.append("--no-browser")
         print("There is no screen here: open the address that JupyterLab prints below in a browser.")
-    silence_news()
+    set_up_jupyterlab()
     before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches JupyterLab too, and we wait until it ends
     try:
         return subprocess.call([*command, *options])
@@ -80,13 +80,19 @@ def lab(options):
         signal.signal(signal.SIGINT, before)
 
 
-def silence_news():
-    """JupyterLab asks at its first start whether it may fetch news from the internet; in our own .venv it does not."""
-    config = Path(sys.prefix) / "etc" / "jupyter" / "labconfig" / "page_config.json"
-    if Path(sys.prefix) == ROOT / ".venv" and not config.exists():
-        config.parent.mkdir(parents=True, exist_ok=True)
-        disabled = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
-        config.write_text(json.dumps(disabled), encoding="utf-8")
+def set_up_jupyterlab():
+    """In our own .venv, JupyterLab does not ask whether it may fetch news, and wraps lines of code."""
+    folder = Path(sys.prefix) / "etc" / "jupyter" / "labconfig"
+    files = {
+        "page_config.json": {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}},
+        "default_setting_overrides.json": {
+            "@jupyterlab/notebook-extension:tracker": {"codeCellConfig": {"lineWrap": True}}
+        },
+    }
+    for name, content in files.items():
+        if Path(sys.prefix) == ROOT / ".venv" and not (folder / name).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(json.dumps(content), encoding="utf-8")
 
 
 def reset(word):

@@ -176,7 +176,7 @@ def test_lab_without_a_screen_says_where_to_go(root):
 def test_lab_as_root(user, expected, monkeypatch):
     called = []
     monkeypatch.setattr(cli, "copy_lessons", lambda: None)
-    monkeypatch.setattr(cli, "silence_news", lambda: None)
+    monkeypatch.setattr(cli, "set_up_jupyterlab", lambda: None)
     monkeypatch.setattr(cli, "lessons", lambda: [course.Lesson("21", "vae", {}, (), None)])
     monkeypatch.setattr(os, "geteuid", lambda: user, raising=False)
     monkeypatch.setattr(subprocess, "call", lambda command: called.append(command) or 0)
@@ -194,17 +194,19 @@ def test_lab_as_root(user, expected, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_jupyterlab_asks_nothing_in_our_own_environment(tmp_path, monkeypatch):
+def test_jupyterlab_asks_nothing_and_wraps_long_lines_in_our_own_environment(tmp_path, monkeypatch):
     config = tmp_path / ".venv" / "etc" / "jupyter" / "labconfig" / "page_config.json"
     monkeypatch.setattr(cli, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "other"))
-    cli.silence_news()
+    cli.set_up_jupyterlab()
     assert list(tmp_path.iterdir()) == []  # somebody else's environment stays as it is
     monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
-    cli.silence_news()
+    cli.set_up_jupyterlab()
     assert json.loads(read(config)) == {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+    overrides = json.loads(read(config.with_name("default_setting_overrides.json")))
+    assert overrides["@jupyterlab/notebook-extension:tracker"]["codeCellConfig"] == {"lineWrap": True}
     write(config, "{}")
-    cli.silence_news()
+    cli.set_up_jupyterlab()
     assert read(config) == "{}"
 
 

@@ -140,6 +140,7 @@ pre, code {{ font-family: "DejaVu Sans Mono", Menlo, Consolas, {CJK_FONTS}, mono
 .code_cell {{ margin-right: calc(-1 * max(0rem, min(12rem, (100vw - 50rem) / 2))); }}
 .output_area {{ margin-right: max(0rem, min(12rem, (100vw - 50rem) / 2)); }}
 pre {{ margin: 0; padding: 0.7rem 0.9rem; line-height: 1.45; overflow-x: auto; }}
+.highlight pre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 .highlight {{ background: var(--code); border-left: 3px solid var(--bar); margin: 1rem 0 0.4rem; }}
 :not(pre) > code {{ background: var(--code); padding: 0.1em 0.3em; border-radius: 3px; overflow-wrap: anywhere; }}
 .output_area {{ overflow-x: auto; margin-bottom: 0.4rem; }}
